@@ -1,0 +1,269 @@
+"""Engine ``shift``: pitch, formants and long-term colour moved to those of a reference voice, without a network.
+
+It learns the caller's usual pitch and spectrum while the call goes on (``Caller``), and knows the reference's from its
+recording (``Profile``). What it cannot do is change the way somebody speaks; see ``docs/shift.md``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker import envelope, pitch, psola
+from worker.engine import StageTimes
+from worker.geometry import INPUT_RATE, Geometry
+from worker.voices import Voice, VoiceError, load_voice
+
+DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
+
+MIN_VOICED_FRAMES = 20  # of a reference: 0.2 s
+_MEMORY_FRAMES = 1000.0  # frames of speech after which statistics have faded to 1/e: 10 s
+_TRUST_FRAMES = 60.0  # frames of speech at which the equaliser does half its work
+_SLEW_LOG_PER_S = 0.35  # fastest change of pitch ratio once a call is under way: half an octave a second
+_FORMANT_SLEW_LOG_PER_S = 0.15
+_SPEECH_DB = -35.0  # below the loudest frame of the window: what counts as speech
+_SILENT_DBFS = -55.0
+
+
+@dataclass(slots=True)
+class Caller:
+    """What is known about each caller; every field has one row a session."""
+
+    fresh: torch.Tensor  # bool: nothing converted yet, the whole window is news
+    voice: torch.Tensor  # int64: index of the reference
+    pitches: torch.Tensor  # [S, HISTOGRAM_BINS] voiced frames by f0, fading
+    voiced: torch.Tensor  # [S, BANDS] power of voiced frames, fading sum
+    heard: torch.Tensor  # [S, BANDS] power of speech frames, fading sum
+    said: torch.Tensor  # [S, BANDS] the same frames after pitch and formant shift
+    frames: torch.Tensor  # frames in ``heard`` and ``said``, fading
+    skew: torch.Tensor  # sum of cubes, fading: which way pulses point
+    log_ratio: torch.Tensor  # natural log of the pitch ratio in use; NaN before the first voiced frame
+    log_formant: torch.Tensor
+    phase: torch.Tensor  # of the output, in periods, at the first sample the next window will emit
+
+    @classmethod
+    def blank(cls, rows: int, device: torch.device) -> Caller:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(rows, *shape, device=device)
+
+        return cls(
+            fresh=torch.ones(rows, dtype=torch.bool, device=device),
+            voice=torch.zeros(rows, dtype=torch.int64, device=device),
+            pitches=zeros(pitch.HISTOGRAM_BINS),
+            voiced=zeros(envelope.BANDS),
+            heard=zeros(envelope.BANDS),
+            said=zeros(envelope.BANDS),
+            frames=zeros(),
+            skew=zeros(),
+            log_ratio=torch.full((rows,), torch.nan, device=device),
+            log_formant=torch.full((rows,), torch.nan, device=device),
+            phase=zeros(),
+        )
+
+    def take(self, rows: torch.Tensor) -> Caller:
+        return Caller(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def put(self, rows: torch.Tensor, other: Caller) -> None:
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(other, field.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Reference voices: median f0 in Hz ``[V]``, share of each band in voiced and in all speech ``[V, BANDS]``."""
+
+    f0: torch.Tensor
+    voiced: torch.Tensor
+    speech: torch.Tensor
+
+
+class ShiftEngine:
+    """Implements ``worker.engine.Engine``."""
+
+    name = "shift"
+
+    def __init__(
+        self,
+        voices: Sequence[Voice],
+        max_sessions: int,
+        *,
+        geometry: Geometry = DEFAULT_GEOMETRY,
+        device: str | torch.device = "cpu",
+        max_prompt_s: float = 25.0,
+    ) -> None:
+        """Raises ``VoiceError`` for a reference of no use, ``ValueError`` for a geometry that does not fit."""
+        if not voices:
+            raise VoiceError("at least one reference voice is needed")
+        if geometry.output_rate != INPUT_RATE:
+            raise ValueError(f"the shift engine puts out {INPUT_RATE} Hz, not {geometry.output_rate}")
+        if geometry.left_units * 320 < psola.MARGIN + envelope.FILTER_TAPS + envelope.FRAME:
+            raise ValueError("the shift engine needs at least 100 ms of left context")
+        self.geometry = geometry
+        self.device = torch.device(device)
+        self._voices = {voice.name: voice.description for voice in voices}
+        self._index = {name: i for i, name in enumerate(self._voices)}
+        self._profile = _profile([load_voice(voice, max_prompt_s) for voice in voices], list(self._voices), self.device)
+        self._callers = Caller.blank(max_sessions, self.device)
+
+    @property
+    def voices(self) -> Mapping[str, str]:
+        return self._voices
+
+    def open(self, slot: int, voice: str) -> None:
+        index = self._index[voice]
+        row = torch.tensor([slot], device=self.device)
+        blank = Caller.blank(1, self.device)
+        blank.voice[0] = index
+        self._callers.put(row, blank)
+
+    def close(self, slot: int) -> None:
+        self._callers.put(torch.tensor([slot], device=self.device), Caller.blank(1, self.device))
+
+    @torch.inference_mode()
+    def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> tuple[torch.Tensor, StageTimes]:
+        geometry = self.geometry
+        caller = self._callers.take(rows)
+        stop = geometry.window_samples - geometry.right_units * INPUT_RATE // 50
+        start = stop - geometry.engine_samples
+        out, times = _convert(caller, self._profile, window, geometry.block_samples_in, start, stop)
+        self._callers.put(rows, caller)
+        return out, times
+
+    @torch.inference_mode()
+    def convert_whole(self, wave: npt.NDArray[np.float32], voice: str) -> npt.NDArray[np.float32]:
+        """A whole recording ``[N]`` (16 kHz, [-1, 1]) at once: as many samples, each at its own time, no session.
+
+        The same algorithm as a stream's, over one window that is all news; it knows the caller's pitch and colour from
+        the start. Raises ``KeyError`` for an unknown voice.
+        """
+        caller = Caller.blank(1, self.device)
+        caller.voice[0] = self._index[voice]
+        start = psola.MARGIN + envelope.FILTER_TAPS + envelope.FRAME
+        padded = np.pad(wave.astype(np.float32), (start, 2 * pitch.FRAME))
+        window = torch.from_numpy(padded)[None].to(self.device)
+        out, _ = _convert(caller, self._profile, window, len(wave), start, start + len(wave))
+        return out[0].cpu().numpy()
+
+
+def _convert(
+    caller: Caller, profile: Profile, window: torch.Tensor, block: int, start: int, stop: int
+) -> tuple[torch.Tensor, StageTimes]:
+    """Samples ``start:stop`` of ``window [B, N]`` in each row's reference voice; updates ``caller`` in place."""
+    clock = _Clock(window.device)
+    seconds = block / INPUT_RATE
+    f0, voiced = _learn_pitch(caller, window, block)
+    clock.lap("pitch")
+
+    _learn_voiced(caller, window, voiced, block)
+    shift = _steer(caller, profile, seconds)
+    # A fresh row's colour is learnt from all that its window holds; any other row only has its newest block to add.
+    first = psola.MARGIN if bool(caller.fresh.any()) else start - envelope.FILTER_TAPS - envelope.FRAME
+    said, phase = psola.synthesise(window, f0, voiced, shift, caller.phase, start, first, stop)
+    caller.phase = phase[:, start - first + block]
+    clock.lap("psola")
+
+    _learn_colour(caller, window[:, first:stop], said, block)
+    response = _equaliser(caller, profile)
+    out = envelope.filter_rows(said[:, start - first - envelope.FILTER_TAPS + 1 :], response)
+    caller.fresh = torch.zeros_like(caller.fresh)
+    clock.lap("colour")
+    return out, clock.times
+
+
+def _learn_pitch(caller: Caller, window: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    correlation = pitch.correlate(window)
+    f0, voiced = pitch.track(correlation, pitch.median_hz(caller.pitches))
+    counted = voiced & _news(caller, voiced.shape[1], block)
+    fade = torch.exp(-counted.sum(dim=1, keepdim=True) / _MEMORY_FRAMES)
+    caller.pitches = caller.pitches * fade + pitch.histogram(f0, counted)
+    skew = psola.pulse_skew(window)
+    caller.skew = caller.skew * torch.exp(-counted.sum(dim=1) / _MEMORY_FRAMES) + skew
+    return pitch.track(correlation, pitch.median_hz(caller.pitches))
+
+
+def _learn_voiced(caller: Caller, window: torch.Tensor, voiced: torch.Tensor, block: int) -> None:
+    power = envelope.band_power(window)[:, : voiced.shape[1]]
+    counted = voiced & _news(caller, voiced.shape[1], block)
+    fade = torch.exp(-counted.sum(dim=1, keepdim=True) / _MEMORY_FRAMES)
+    caller.voiced = caller.voiced * fade + (power * counted[..., None]).sum(dim=1)
+
+
+def _learn_colour(caller: Caller, heard: torch.Tensor, said: torch.Tensor, block: int) -> None:
+    before, after = envelope.band_power(heard), envelope.band_power(said)
+    counted = _speech(before) & _news(caller, before.shape[1], block)
+    fade = torch.exp(-counted.sum(dim=1) / _MEMORY_FRAMES)
+    caller.heard = caller.heard * fade[:, None] + (before * counted[..., None]).sum(dim=1)
+    caller.said = caller.said * fade[:, None] + (after * counted[..., None]).sum(dim=1)
+    caller.frames = caller.frames * fade + counted.sum(dim=1)
+
+
+def _news(caller: Caller, frames: int, block: int) -> torch.Tensor:
+    """Frames ``[B, F]`` to learn from: those of the newest block; all of them where nothing is known yet."""
+    newest = torch.arange(frames, device=caller.fresh.device) >= frames - block // pitch.HOP
+    return newest | caller.fresh[:, None]
+
+
+def _speech(power: torch.Tensor) -> torch.Tensor:
+    level = 10 * torch.log10(power.mean(dim=2) / (0.375 * envelope.FRAME) + 1e-12)  # Hann: mean square 0.375
+    return (level > level.amax(dim=1, keepdim=True) + _SPEECH_DB) & (level > _SILENT_DBFS)
+
+
+def _steer(caller: Caller, profile: Profile, seconds: float) -> psola.Shift:
+    """Move the ratios in use towards what the statistics call for: at once at first, then no faster than the slew."""
+    usual = pitch.median_hz(caller.pitches)
+    reference = profile.f0[caller.voice]
+    known = usual > 0
+    ratio = (reference / usual.clamp(min=1.0)).clamp(psola.MIN_RATIO, psola.MAX_RATIO)
+    ratio = torch.where(known, ratio, torch.ones_like(ratio))
+    formant = envelope.formant_ratio(caller.voiced, profile.voiced[caller.voice], ratio)
+    caller.log_ratio = _slew(caller.log_ratio, ratio.log(), known, _SLEW_LOG_PER_S * seconds)
+    caller.log_formant = _slew(caller.log_formant, formant.log(), known, _FORMANT_SLEW_LOG_PER_S * seconds)
+    polarity = torch.where(caller.skew < 0, -1.0, 1.0)
+    return psola.Shift(caller.log_ratio.nan_to_num().exp(), caller.log_formant.nan_to_num().exp(), polarity)
+
+
+def _slew(now: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor, most: float) -> torch.Tensor:
+    moved = now + (wanted - now).clamp(-most, most)
+    return torch.where(known, torch.where(now.isnan(), wanted, moved), now)
+
+
+def _equaliser(caller: Caller, profile: Profile) -> torch.Tensor:
+    frames = caller.frames.clamp(min=1.0)[:, None]
+    trust = caller.frames / (caller.frames + _TRUST_FRAMES)
+    heard = caller.heard / frames
+    return envelope.equaliser(caller.said / frames, profile.speech[caller.voice], trust, heard.sum(dim=1))
+
+
+def _profile(waves: list[npt.NDArray[np.float32]], names: list[str], device: torch.device) -> Profile:
+    f0s, voiced_powers, speech_powers = [], [], []
+    for name, wave in zip(names, waves, strict=True):
+        window = torch.from_numpy(wave)[None].to(device)
+        caller = Caller.blank(1, device)
+        _, voiced = _learn_pitch(caller, window, len(wave))
+        if int(voiced.sum()) < MIN_VOICED_FRAMES:
+            raise VoiceError(f"voice {name!r}: no voiced speech found in the recording")
+        _learn_voiced(caller, window, voiced, len(wave))
+        _learn_colour(caller, window, window, len(wave))
+        f0s.append(pitch.median_hz(caller.pitches))
+        voiced_powers.append(caller.voiced / caller.voiced.sum(dim=1, keepdim=True))
+        speech_powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
+    return Profile(torch.cat(f0s), torch.cat(voiced_powers), torch.cat(speech_powers))
+
+
+class _Clock:
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._last = time.perf_counter()
+        self.times: StageTimes = {}
+
+    def lap(self, stage: str) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.times[stage] = 1e3 * (now - self._last)
+        self._last = now
