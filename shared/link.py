@@ -1,0 +1,207 @@
+"""Sockets of the link between gateway (ROUTER, binds) and workers (DEALER, connects), with safe options.
+
+libzmq's defaults would drop messages to unknown peers in silence, queue without bound and wait for ever on close.
+Here every queue is finite, an unroutable message is an error, an oversize frame closes its connection, a dead TCP peer
+is noticed, and nothing blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
+
+from shared.config import ConfigError, LinkConfig, resolve
+from shared.messages import MAX_FRAME_BYTES
+
+HEARTBEAT_INTERVAL_S = 0.5
+MISSED_HEARTBEATS = 3
+DEAD_AFTER_S = HEARTBEAT_INTERVAL_S * MISSED_HEARTBEATS
+QUEUE_MESSAGES = 4096  # a peer's high-water mark: two chunks of 400 sessions and their opens fit several times
+LINGER_MS = 1000  # the last answers and a goodbye leave before a process ends
+DRAIN_LIMIT = 256  # messages taken in one turn of the event loop
+
+
+class LinkError(ConfigError):
+    """The link cannot be set up as configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """CURVE keys of one side; `server` is the gateway's public key, known to workers."""
+
+    public: bytes
+    secret: bytes
+    server: bytes | None = None
+
+
+def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
+    """The keys that `config` names, or None for a plain link. Raises `LinkError` naming the file."""
+    if config.secret_key_file is None:
+        return None
+    public, secret = _read_certificate(config.secret_key_file)
+    if secret is None:
+        raise LinkError(f"link.secret_key_file: {config.secret_key_file} holds no secret key")
+    if not need_server:
+        return Keys(public, secret)
+    if config.server_key_file is None:
+        raise LinkError("link.server_key_file: a worker needs the gateway's public key beside its own secret key")
+    return Keys(public, secret, _read_certificate(config.server_key_file)[0])
+
+
+def _read_certificate(path: Path) -> tuple[bytes, bytes | None]:
+    try:
+        return zmq.auth.load_certificate(resolve(path))
+    except (OSError, ValueError) as error:
+        raise LinkError(f"{path}: no CURVE certificate: {error}") from None
+
+
+def check_plain(host: str, config: LinkConfig) -> None:
+    """Refuse an unencrypted link beyond loopback unless the configuration allows it."""
+    if config.secret_key_file is None and not config.allow_plain and not _is_loopback(host):
+        raise LinkError(
+            f"link: {host} is not loopback and no CURVE keys are named: set link.secret_key_file, "
+            "or link.allow_plain: true on a network you trust"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def authenticator(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> ThreadAuthenticator | None:
+    """The allow-list of workers, started; None for a plain link. The caller stops it."""
+    if config.secret_key_file is None:
+        return None
+    if config.allowed_workers_dir is None:
+        raise LinkError("link.allowed_workers_dir: with CURVE keys, name the folder of the workers' public keys")
+    folder = resolve(config.allowed_workers_dir)
+    if not folder.is_dir():
+        raise LinkError(f"link.allowed_workers_dir: {folder} is not a folder")
+    guard = ThreadAuthenticator(context)
+    guard.start()
+    guard.configure_curve(domain="*", location=str(folder))
+    return guard
+
+
+def _bound(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    interval_ms = round(HEARTBEAT_INTERVAL_S * 1000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, interval_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, interval_ms * MISSED_HEARTBEATS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, interval_ms * MISSED_HEARTBEATS)
+    socket.setsockopt(zmq.IPV6, 1)
+
+
+def bind_router(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> zmq.Socket[bytes]:
+    """The gateway's socket. Raises `LinkError` when the port is taken or the host unknown."""
+    check_plain(config.host, config)
+    keys = load_keys(config, need_server=False)
+    socket = context.socket(zmq.ROUTER)
+    _bound(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if keys is not None:
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+        socket.curve_server = True
+    host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+    try:
+        socket.bind(f"tcp://{host}:{config.port}")
+    except zmq.ZMQError as error:
+        socket.close(0)
+        hint = " (another gateway? FASTVC_LINK__PORT chooses another)" if error.errno == zmq.EADDRINUSE else ""
+        raise LinkError(f"link: cannot bind tcp://{host}:{config.port}: {error.strerror}{hint}") from None
+    return socket
+
+
+def parse_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port of ``tcp://HOST:PORT``. Raises `LinkError`."""
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "tcp" or not parts.hostname or not port or parts.path:
+        raise LinkError(f"gateway address {endpoint!r}: write tcp://HOST:PORT")
+    return parts.hostname, port
+
+
+def connect_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, name: str
+) -> zmq.Socket[bytes]:
+    """A worker's socket, under an identity that no earlier connection had."""
+    socket = context.socket(zmq.DEALER)
+    _bound(socket)
+    socket.setsockopt(zmq.IDENTITY, f"{name[:80]}/".encode() + os.urandom(8).hex().encode())
+    if keys is not None:
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+        socket.curve_serverkey = keys.server
+    socket.connect(endpoint)
+    return socket
+
+
+def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """A socket that reports `events` of `socket`; `disable_monitor` of `socket` ends it."""
+    return socket.get_monitor_socket(events)
+
+
+def drain_monitor(watcher: zmq.Socket[bytes]) -> list[int]:
+    """The events that are waiting."""
+    seen = []
+    while int(watcher.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        seen.append(int(recv_monitor_message(watcher)["event"]))
+    return seen
+
+
+class LoopSocket:
+    """A ZeroMQ socket on an asyncio loop, without a task or a future per message.
+
+    The socket's descriptor is edge-triggered: after every send or receive its events are read again, and what is left
+    is taken in a later turn of the loop, so that a flood of one peer starves nobody.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], on_readable: Callable[[], bool]) -> None:
+        """`on_readable` takes one waiting message and says whether there was one."""
+        self.socket = socket
+        self._on_readable = on_readable
+        self._loop = asyncio.get_running_loop()
+        self._pending: asyncio.Handle | None = None
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._drain)
+        self.poke()
+
+    def poke(self) -> None:
+        """Look at the events again soon: call after each send."""
+        if self._pending is None:
+            self._pending = self._loop.call_soon(self._drain)
+
+    def close(self) -> None:
+        """Leave the loop; the socket itself stays open."""
+        self._loop.remove_reader(self._fd)
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def _drain(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        for _ in range(DRAIN_LIMIT):
+            if not self._on_readable():
+                return
+        self.poke()
