@@ -92,10 +92,10 @@ class HarmonicSource(nn.Module):
         """f0: Hz ``[B, T]``. phase: ``[B, 9, 1]`` in (-pi, pi), the fundamental's is taken as 0. noise: standard normal
         ``[B, 9, 256 T]``. Returns ``[B, 1, 256 T]`` in (-1, 1)."""
         pitch = f0.repeat_interleave(HOP, dim=-1)[:, None]
-        # Float32 would lose the phase within seconds; in float64 a call may last for hours.
-        cycles = (pitch.double() / RATE).cumsum(-1)
         harmonics = torch.arange(1, HARMONICS + 1, device=f0.device)[:, None]
-        theta = (2 * math.pi) * (cycles * harmonics).frac().float()
+        # Summed in float64 on any device, as a CPU does for float32: otherwise the phase drifts within a second.
+        cycles = (pitch.float() * harmonics / RATE).cumsum(-1, dtype=torch.float64).float()
+        theta = (2 * math.pi) * cycles.frac()
         overtone = harmonics > 1
         voiced = (pitch > VOICED_HZ).float()
         sines = SINE_LEVEL * (theta + phase.float() * overtone).sin() * voiced
