@@ -16,6 +16,7 @@ import copy
 import json
 import re
 import sys
+import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -423,9 +424,9 @@ def open_fixture(
     try:
         manifest = folder / "manifest.json"
         entry = json.loads(manifest.read_text()).get(name, {}) if manifest.is_file() else {}
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        with (folder / f"{name}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             content = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ParityError(f"cannot be read ({checkpoints.first_line(error)})") from error
     network_name = network_of(name)
     keys = folder / (entry.get("keys") or f"{network_name}.keys.json")

@@ -40,7 +40,7 @@ BASE = RegulatorConfig(content_width=768, width=768, pitch=True)
 def f0_bins(f0: Tensor) -> Tensor:
     """Bin of a pitch in Hz (0: unvoiced), int64 in 0..255, evenly spaced on the mel scale of O'Shaughnessy.
 
-    Bin 1 is both unvoiced and 50 Hz, 255 is 1100 Hz; from about 1105 Hz the bin is 0, as in training.
+    Bin 1 is both unvoiced and 50 Hz, 255 is 1100 Hz; from about 1103 Hz up the bin is 0, as in training.
     """
     mel = 1127 * torch.log1p(f0 / 700)
     low, high = (1127 * math.log1p(hz / 700) for hz in (F0_MIN_HZ, F0_MAX_HZ))
