@@ -127,6 +127,6 @@ def test_other_steps_guidance_and_items_of_the_solver(tmp_path: Path) -> None:
 
 def test_lower_precision_is_measured(folder: Path) -> None:
     report = folder / "report.json"
-    assert main([str(folder), "--only", "regulator_tiny", "--dtype", "bfloat16", "--json", str(report)]) == 1
-    errors = [item["error"] for item in json.loads(report.read_text())["items"]]
-    assert 1e-4 < max(errors) < 0.2
+    assert main([str(folder), "--only", "regulator_tiny", "--dtype", "bfloat16", "--json", str(report)]) == 0
+    items = json.loads(report.read_text())["items"]
+    assert all(1e-3 < item["error"] < item["tolerance"] < 0.1 for item in items)
