@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tools.check_parity import check, main, open_fixture
+from tools.check_parity import main
+from tools.parity_fixture import open_fixture
+from tools.parity_runners import check
 from worker.models import fbank
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"

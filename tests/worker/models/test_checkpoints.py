@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tools.check_parity import synthetic_entries
+from tools.parity_fixture import synthetic_entries
 from worker.models import dit, regulator, whisper
 from worker.models.checkpoints import NETWORKS, CheckpointError, assemble, load_network
 

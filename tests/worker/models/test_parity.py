@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.check_parity import check, fixture_names, open_fixture
+from tools.parity_fixture import fixture_names, open_fixture
+from tools.parity_runners import check
 
 FOLDER = Path(__file__).parents[2] / "data" / "parity"
 
