@@ -42,6 +42,8 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)  # the first that occurs is taken off; entries without it belong to others
     rename: Rules = ()  # regular expressions from published names to ours, applied in order
     ignore: tuple[str, ...] = ()  # regular expressions of published names the original carries and does not use
+    mirrors: tuple[str, ...] = ()  # repositories to try when the first has no such file
+    config_file: str | None = None  # beside the weights, read by the network's configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def _regulator(file: str, config: regulator.RegulatorConfig | None = None) -> Ne
 
 
 def _bigvgan(repository: str, config: bigvgan.BigVganConfig) -> Network:
-    layout = Layout(repository, BIGVGAN_FILE, ("generator",), ignore=(r"\.filter$",))
+    layout = Layout(repository, BIGVGAN_FILE, ("generator",), ignore=(r"\.filter$",), config_file="config.json")
     return Network(layout, bigvgan.BigVgan, lambda shapes: config)
 
 
@@ -125,7 +127,11 @@ NETWORKS: Mapping[str, Network] = {
         lambda config: campplus.CamPlus(),
         lambda shapes: None,
     ),
-    "hift": Network(Layout("FunAudioLLM/CosyVoice-300M", "hift.pt"), hift.Hift, lambda shapes: hift.HiftConfig()),
+    "hift": Network(
+        Layout("FunAudioLLM/CosyVoice-300M", "hift.pt", mirrors=("model-scope/CosyVoice-300M",)),
+        hift.Hift,
+        lambda shapes: hift.HiftConfig(),
+    ),
     "bigvgan_22k": _bigvgan("nvidia/bigvgan_v2_22khz_80band_256x", bigvgan.BIGVGAN_22K),
     "bigvgan_44k": _bigvgan("nvidia/bigvgan_v2_44khz_128band_512x", bigvgan.BIGVGAN_44K),
     "rmvpe": Network(
