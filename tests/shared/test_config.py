@@ -1,0 +1,98 @@
+"""Configuration: profiles, environment, and errors that name path and allowed values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.config import Config, ConfigError, load
+
+PROFILES = Path(__file__).parents[2] / "config"
+
+
+def test_the_profiles_load() -> None:
+    default = load(environ={})
+    assert (default.gateway.port, default.link.port, default.worker.model) == (8042, 5555, "shift")
+    assert default.auth.required
+    prod = load(profile="prod", environ={"FASTVC_AUTH__API_KEYS": "[a-long-random-key]"})
+    assert prod.worker.device == "cuda:0"
+    assert not prod.gateway.simple_protocol
+
+
+def test_prod_refuses_to_start_without_keys() -> None:
+    with pytest.raises(ConfigError, match="api_keys is empty"):
+        load(profile="prod", environ={})
+
+
+def test_environment_overrides_the_profile_and_names_it() -> None:
+    environ = {"FASTVC_GATEWAY__PORT": "9000", "FASTVC_AUTH__API_KEYS": '["one-long-key", "two-long-key"]'}
+    config = load(environ=environ)
+    assert config.gateway.port == 9000
+    assert config.auth.api_keys == ["one-long-key", "two-long-key"]
+    assert load(environ={"FASTVC_ENV": "prod", "FASTVC_AUTH__API_KEYS": "[0123456789-key]"}).worker.block_ms == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "texts"),
+    [
+        (
+            "FASTVC_GATEWAY__PROT",
+            "1",
+            ["FASTVC_GATEWAY__PROT", "gateway.prot", "did you mean 'port'", "idle_timeout_s"],
+        ),
+        ("FASTVC_GATEWAY__PORT", "eighty", ["gateway.port", "integer", "'eighty'"]),
+        ("FASTVC_GATEWAY__PORT", "70000", ["gateway.port", "65535"]),
+        ("FASTVC_WORKER__MODEL", "larynx", ["worker.model", "'shift' or 'passthrough'", "'larynx'"]),
+        ("FASTVC_WORKER__BLOCK_MS", "210", ["worker.block_ms", "multiple of 20"]),
+        ("FASTVC_WORKER__BLOCK_MS", "60", ["worker", "must not exceed block_ms = 60"]),
+        ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),
+        ("FASTVC_WORKERS", "2", ["FASTVC_WORKERS", "auth, gateway, link, log, serve, worker"]),
+        ("FASTVC_WOKER__MODEL", "shift", ["FASTVC_WOKER__MODEL", "section"]),
+        ("FASTVC_LOG__LEVEL", "LOUD", ["log.level", "'INFO'"]),
+        ("FASTVC_LOG__LEVEL", "[", ["FASTVC_LOG__LEVEL", "not YAML"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(name: str, value: str, texts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={name: value})
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def test_an_error_does_not_show_keys() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"FASTVC_AUTH__API_KEYS": '["s3cret"]'})
+    assert "s3cret" not in str(caught.value)
+    assert "auth.api_keys.0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gateway: [1, 2]", "gateway"),
+        ("gatway: {}", "did you mean 'gateway'"),
+        ("- a", "mapping"),
+        ("a: b: c", "not YAML"),
+        ("\xff\xfe", "YAML|mapping"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(file=path, environ={})
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_profile_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(file=tmp_path / "nowhere.yaml", environ={})
+    with pytest.raises(ConfigError, match="known: default, prod"):
+        load(profile="staging", environ={})
+
+
+def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("gateway:\nworker:\n", encoding="utf-8")
+    assert load(file=path, environ={}).worker == Config().worker
