@@ -46,16 +46,17 @@ class Geometry:
     ) -> Geometry:
         """Geometry from milliseconds, each a multiple of 20."""
         lengths = {
-            "block_ms": block_ms,
-            "left_ms": left_ms,
-            "crossfade_ms": crossfade_ms,
-            "search_ms": search_ms,
-            "right_ms": right_ms,
+            "block": block_ms,
+            "left": left_ms,
+            "crossfade": crossfade_ms,
+            "search": search_ms,
+            "right": right_ms,
         }
         for name, value in lengths.items():
             if value % UNIT_MS:
-                raise ValueError(f"{name} must be a multiple of {UNIT_MS}, got {value}")
-        return cls(*(value // UNIT_MS for value in lengths.values()), output_rate)
+                raise ValueError(f"{name}_ms must be a multiple of {UNIT_MS}, got {value}")
+        units = {f"{name}_units": value // UNIT_MS for name, value in lengths.items()}
+        return cls(**units, output_rate=output_rate)
 
     @property
     def window_units(self) -> int:

@@ -1,0 +1,35 @@
+"""An engine that returns what it hears: for measurements of everything around it, and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from worker.engine import StageTimes
+from worker.geometry import INPUT_RATE, Geometry
+
+
+class PassthroughEngine:
+    """Implements ``worker.engine.Engine`` without a model."""
+
+    name = "passthrough"
+
+    def __init__(self, geometry: Geometry) -> None:
+        if geometry.output_rate != INPUT_RATE:
+            raise ValueError(f"the passthrough engine puts out {INPUT_RATE} Hz, not {geometry.output_rate}")
+        self.geometry = geometry
+
+    @property
+    def voices(self) -> Mapping[str, str]:
+        return {"none": "the caller's own sound"}
+
+    def open(self, slot: int, voice: str) -> None:
+        pass
+
+    def close(self, slot: int) -> None:
+        pass
+
+    def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> tuple[torch.Tensor, StageTimes]:
+        end = self.geometry.window_samples - self.geometry.right_samples_out
+        return window[:, end - self.geometry.engine_samples : end].clone(), {}
