@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -52,7 +52,7 @@ class SessionRequest:
     """What a caller asks for."""
 
     session_id: str
-    api_key: str | None  # None: the protocol carries none
+    api_key: str | None = field(repr=False)  # never logged; None: the protocol carries none
     rate_in: int
     rate_out: int
     channels: int

@@ -1,19 +1,63 @@
-"""State files of running processes (placeholder until the CLI's own lands)."""
+"""State files: what runs here, for `fast-vc status` and `stop`.
+
+Every process of a service keeps one small JSON file in the state folder while it lives. A file whose process is gone
+is removed by whoever reads it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
+
+_SAME_START_S = 2.0  # a file's own "process_started" against the system's: another process may have taken the pid
 
 
 def write_state(folder: Path, name: str, content: Mapping[str, object]) -> None:
+    """Replace ``folder/name`` by `content`, atomically; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{name}.{os.getpid()}.tmp"
-    part.write_text(json.dumps(content), encoding="utf-8")
+    part = folder / f".{name}.{os.getpid()}.part"
+    own = {"process_started": psutil.Process().create_time()}
+    part.write_text(json.dumps({**content, **own}, indent=1), encoding="utf-8")
     part.replace(folder / name)
 
 
 def remove_state(folder: Path, name: str) -> None:
+    """Remove ``folder/name`` if it is there."""
     (folder / name).unlink(missing_ok=True)
+
+
+def read_states(folder: Path) -> list[dict[str, Any]]:
+    """The states of all living processes, the supervisor first. Files of dead ones and broken files are removed."""
+    order = {"serve": 0, "gateway": 1, "worker": 2}
+    states = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        state = _read(path)
+        if state is not None and _lives(state):
+            states.append(state)
+        else:
+            path.unlink(missing_ok=True)
+    return sorted(states, key=lambda state: order.get(state["role"], 3))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(state, dict) and isinstance(state.get("pid"), int) and isinstance(state.get("role"), str):
+            return state
+    return None
+
+
+def _lives(state: Mapping[str, Any]) -> bool:
+    try:
+        process = psutil.Process(state["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(process.create_time() - float(state.get("process_started", 0))) < _SAME_START_S
+    except (psutil.Error, TypeError, ValueError):
+        return False
