@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make run` and `make test`. Both install what they need into .venv, once.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lint format bench clean venv system
+
+run: venv
+	$(BIN)/python -m tools.demo
+
+test: venv lint
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv
+	$(BIN)/python -m tools.bench_gateway --json outputs/bench_gateway.json
+
+venv: system $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
+
+# libopus is the one library that no Python package brings.
+system:
+	@if ! ldconfig -p 2>/dev/null | grep -q 'libopus\.so' ; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libopus0; \
+		else \
+			echo "libopus is missing. Install it and try again: sudo apt-get install libopus0 (macOS: brew install opus)"; exit 1; \
+		fi; \
+	fi
+
+clean:
+	rm -rf $(VENV) temp logs outputs build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
