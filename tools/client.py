@@ -144,7 +144,7 @@ async def call(
     http: aiohttp.ClientSession, config: CallConfig, wave: Pcm, on_answer: Callable[[float], None] = lambda ms: None
 ) -> Call:
     """One session with `wave`; `on_answer` is told the milliseconds of every message that comes. Raises `CallError`."""
-    messages = encode_source(wave, config)
+    messages = await asyncio.to_thread(encode_source, wave, config)  # other calls go on meanwhile
     result = Call(config, messages[-1][1] if messages else 0.0)
     socket = await _connect(http, config)
     try:
