@@ -68,6 +68,36 @@ class CallerSocket(web.WebSocketResponse):
             await asyncio.sleep(0.01)
 
 
+class IdleTimer:
+    """Cancels the task that made it when nothing was heard for too long while it waits.
+
+    It looks once in a while instead of being set again with every message: a caller sends fifty a second.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.timeout_s = timeout_s
+        self.expired = False
+        self.waiting = True  # for the caller; false while the caller's message is worked on
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.heard_at = self.now()
+        self._handle = self._loop.call_later(timeout_s, self._look)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _look(self) -> None:
+        left_s = self.heard_at + self.timeout_s - self.now() if self.waiting else self.timeout_s
+        if left_s > 0:
+            self._handle = self._loop.call_later(left_s, self._look)
+        else:
+            self.expired = True
+            self._task.cancel()
+
+
 class Endpoint:
     """Serves sessions until it is told to drain."""
 
@@ -255,25 +285,28 @@ class Endpoint:
 
     async def _read(self, socket: CallerSocket, protocol: ClientProtocol, session: Session) -> None:
         """The caller's messages up to its `end`, and what follows from that."""
-        idle_s = self._config.gateway.idle_timeout_s
-        loop = asyncio.get_running_loop()
+        idle = IdleTimer(self._config.gateway.idle_timeout_s)
         try:
-            async with asyncio.timeout(idle_s) as idle:
-                while True:
-                    message = await socket.receive()
-                    idle.reschedule(None)
-                    if message.type == WSMsgType.BINARY:
-                        await session.feed(message.data)
-                    elif message.type == WSMsgType.TEXT:
-                        if not protocol.is_end(message.data):
-                            raise SessionError("INVALID_AUDIO", "expected binary audio or the end message, got text")
-                        await session.finish()
-                        return
-                    else:
-                        raise CallerGone
-                    idle.reschedule(loop.time() + idle_s)
-        except TimeoutError:
-            raise SessionError("TIMEOUT", f"no message within {idle_s:g} s") from None
+            while True:
+                idle.waiting = True
+                message = await socket.receive()
+                idle.waiting = False
+                if message.type == WSMsgType.BINARY:
+                    await session.feed(message.data)
+                elif message.type != WSMsgType.TEXT:
+                    raise CallerGone
+                elif protocol.is_end(message.data):
+                    await session.finish()
+                    return
+                else:
+                    raise SessionError("INVALID_AUDIO", "expected binary audio or the end message, got text")
+                idle.heard_at = idle.now()
+        except asyncio.CancelledError:
+            if not idle.expired:
+                raise
+            raise SessionError("TIMEOUT", f"no message within {idle.timeout_s:g} s") from None
+        finally:
+            idle.stop()
 
     def _sender(self, socket: CallerSocket) -> Callable[[bytes], Awaitable[None]]:
         timeout_s = self._config.gateway.send_timeout_s
