@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import os
 import signal
@@ -147,6 +148,8 @@ class Gateway:
 async def _serve(config: Config) -> None:
     gateway = Gateway(config)
     await gateway.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays; later collections are short
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket as net
@@ -107,6 +108,8 @@ class Worker:
         """Serve until a signal; then until the last session is gone, or the grace is over."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._on_signal())
+        gc.collect()
+        gc.freeze()  # torch's many objects stay out of later collections, which would pause every session
         self._link.start(self._scheduler)
         while not self._signals:
             self._scheduler.turn()
@@ -167,6 +170,7 @@ class Worker:
 def run(config: Config, gateways: list[str], device: str | None = None, worker_id: str | None = None) -> int:
     """Serve `gateways` until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError`."""
     worker_id = worker_id or f"{net.gethostname()}-{os.getpid()}"
-    configure(f"worker-{Path(worker_id).name}", config.log)
+    name = Path(worker_id).name  # it becomes a file's name
+    configure(name if name.startswith("worker") else f"worker-{name}", config.log)
     torch.set_num_threads(config.worker.threads)
     return Worker(config, gateways, device or config.worker.device, worker_id).run()
