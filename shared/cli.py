@@ -186,12 +186,22 @@ def stop(file: Path | None, profile: str | None, force: bool) -> None:
             process.terminate()
     names = ", ".join(f"{state['role']} ({state['pid']})" for state in states)
     click.echo(f"stopping {names}")
-    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+    end = time.monotonic() + _STOP_TIMEOUT_S
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < end:
+        time.sleep(0.05)
     if alive:
         click.echo(f"still running: {', '.join(str(p.pid) for p in alive)}; --force kills them", err=True)
         sys.exit(1)
     read_states(_load(file, profile).serve.state_dir)  # clears the files of what was killed
     click.echo("stopped")
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """A process that has ended but that its parent has not asked about is not alive."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _processes(pids: Any) -> list[psutil.Process]:

@@ -1,0 +1,111 @@
+"""A real service: `fast-vc serve` with its child processes, on free ports, below a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.config import ROOT
+
+KEY = "an-end-to-end-key"
+SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Serve:
+    """`fast-vc serve` as a user starts it."""
+
+    folder: Path
+    workers: int = 1
+
+    def start(self, **settings: Any) -> Serve:
+        self.port, self.link_port = free_port(), free_port()
+        given = {
+            "GATEWAY__PORT": self.port,
+            "LINK__PORT": self.link_port,
+            "AUTH__API_KEYS": json.dumps([KEY]),
+            "SERVE__STATE_DIR": self.folder / "temp",
+            "LOG__DIR": self.folder / "logs",
+            **settings,
+        }
+        self.environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in given.items()}
+        self.process = self.spawn("serve", "--workers", str(self.workers))
+        self.until(lambda: self.is_ready() and self.ready_workers() == self.workers)
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "shared.cli", *arguments]
+        with (self.folder / f"{arguments[0]}.out").open("w") as log:
+            return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "shared.cli", *arguments]
+        return subprocess.run(
+            command, env=self.environ, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
+        )
+
+    def get(self, path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def is_ready(self) -> bool:
+        with suppress(OSError):
+            return self.get("/ready")[0] == 200
+        return False
+
+    def ready_workers(self) -> int:
+        return int(self.get("/ready")[1]["workers"])
+
+    def status(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
+        return content
+
+    def pids(self, role: str) -> list[int]:
+        return [p["pid"] for p in self.status()["processes"] if p["role"] == role]
+
+    def until(self, true: Any, timeout_s: float = 60.0) -> None:
+        end = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < end, "did not become true in time"
+            assert self.process.poll() is None, (self.folder / "serve.out").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One service with the default model, shared by the tests that leave it whole."""
+    serve = Serve(tmp_path_factory.mktemp("service")).start()
+    yield serve
+    assert serve.stop() == 0

@@ -1,0 +1,167 @@
+"""The bundled sample through the whole service: every way in and out, many callers, other people's mischief."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import numpy as np
+import parselmouth
+import psutil
+import pytest
+import soundfile
+
+from shared.config import ROOT
+from tools.client import Call, CallConfig, CallError, call, read_source
+
+from .conftest import KEY, SAMPLE, Serve
+from .words import agreement
+
+MALE = ROOT / "tests" / "data" / "male_english.flac"
+VOICES = ("carlo", "allison", "june")
+
+
+async def convert(service: Serve, wave: np.ndarray[Any, Any] | None = None, **options: Any) -> Call:
+    config = CallConfig(service.url, KEY, **{"real_time": False, **options})
+    async with aiohttp.ClientSession() as http:
+        return await call(http, config, read_source(SAMPLE, config.sample_rate) if wave is None else wave)
+
+
+def median_f0(wave: np.ndarray[Any, Any], rate: int) -> float:
+    sound = parselmouth.Sound(wave.astype(np.float64) / 32768, rate)
+    f0 = sound.to_pitch(0.01, 60, 500).selected_array["frequency"]
+    return float(np.median(f0[f0 > 0]))
+
+
+def reference_f0(voice: str) -> float:
+    wave, rate = soundfile.read(ROOT / "worker" / "assets" / "voices" / f"{voice}.flac", dtype="int16")
+    return median_f0(wave, rate)
+
+
+def aligned(made: Call) -> np.ndarray[Any, Any]:
+    return made.output()[made.lead_ms * made.config.sample_rate_out // 1000 :]
+
+
+@pytest.mark.parametrize(
+    ("rate_in", "rate_out"),
+    [(8000, 16_000), (16_000, 8000), (16_000, 16_000), (24_000, 22_050), (48_000, 16_000), (48_000, 48_000)],
+)
+@pytest.mark.parametrize("encoding", ["PCM", "OPUS"])
+async def test_length_voice_and_words(service: Serve, encoding: str, rate_in: int, rate_out: int) -> None:
+    made = await convert(service, encoding=encoding, sample_rate=rate_in, sample_rate_out=rate_out)
+    assert made.close_code == 1000
+    out = made.output()
+    block = made.ready["block_ms"] * rate_out / 1000
+    assert abs(len(out) - made.input_ms / 1000 * rate_out) <= block
+    assert made.complete is not None
+    assert made.complete["concealed_chunks"] == 0
+    assert median_f0(out, rate_out) == pytest.approx(reference_f0("carlo"), rel=0.1)
+    if rate_in >= 16_000 and rate_out == 16_000:  # the recogniser needs the whole band
+        assert agreement(read_source(SAMPLE, 16_000), aligned(made)) >= 0.6
+
+
+async def test_opus_both_ways(service: Serve) -> None:
+    made = await convert(service, encoding="OPUS", encoding_out="OPUS", sample_rate=48_000, sample_rate_out=24_000)
+    assert abs(len(made.output()) / 24 - made.input_ms) <= made.ready["block_ms"] + 20
+    assert median_f0(made.output(), 24_000) == pytest.approx(reference_f0("carlo"), rel=0.1)
+
+
+async def test_silence_stays_silence(service: Serve) -> None:
+    made = await convert(service, np.zeros(32_000, np.int16))
+    assert len(made.output()) >= 32_000
+    assert not made.output().any()
+
+
+async def test_eight_callers_get_each_their_own(service: Serve) -> None:
+    voices = [VOICES[i % 3] for i in range(8)]
+    sources = [read_source(path, 16_000)[: 16_000 * 8] for path in (SAMPLE, MALE)]
+    waves = [sources[i % 2] for i in range(8)]
+    alone = [await convert(service, wave, voice=voice) for wave, voice in zip(waves[:3], voices[:3], strict=True)]
+    together = await asyncio.gather(
+        *(convert(service, w, voice=v, real_time=True) for w, v in zip(waves, voices, strict=True))
+    )
+    for made, voice in zip(together, voices, strict=True):
+        assert made.complete is not None
+        assert made.complete["concealed_chunks"] == 0
+        assert median_f0(made.output(), 16_000) == pytest.approx(reference_f0(voice), rel=0.1)
+    for one, many in zip(alone, together, strict=False):
+        np.testing.assert_allclose(one.output() / 32768.0, many.output() / 32768.0, atol=1e-3)
+    assert max(made.complete["average_batch_size"] for made in together if made.complete) >= 1.0
+
+
+async def misbehave(service: Serve) -> list[str | None]:
+    """Every kind of bad caller, one after another; the error code each was given."""
+    codes: list[str | None] = []
+    messages: list[tuple[dict[str, Any], bytes | str]] = [
+        ({}, b"odd"),
+        ({}, "text where audio belongs"),
+        ({}, b"\0" * (10 << 20)),
+        ({"encoding": "OPUS"}, b"\x4a\xff\xff\x00"),
+        ({"api_key": "wrong-key"}, b""),
+        ({"voice": "nobody"}, b""),
+        ({"sample_rate": 1}, b""),
+    ]
+    async with aiohttp.ClientSession() as http:
+        for extra, message in messages:
+            socket = await http.ws_connect(service.url)
+            await socket.send_json({"type": "config", "api_key": KEY, **extra})
+            answer = await socket.receive_json(timeout=10)
+            if answer["type"] == "ready":
+                for _ in range(1 if not extra else 20):
+                    try:
+                        await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+                    except ConnectionError:
+                        break
+                answer = json.loads((await socket.receive(timeout=10)).data)
+            codes.append(answer.get("error_code"))
+            await socket.close()
+        vanished = await http.ws_connect(service.url)
+        await vanished.send_json({"type": "config", "api_key": KEY, "session_id": "vanishes"})
+        await vanished.receive_json(timeout=10)
+        await vanished.send_bytes(b"\1\1" * 8000)
+        assert vanished._response.connection is not None
+        vanished._response.connection.transport.abort()
+    return codes
+
+
+async def test_mischief_is_answered_and_nobody_else_notices(service: Serve) -> None:
+    wave = read_source(SAMPLE, 16_000)[: 16_000 * 4]
+    before = await convert(service, wave)
+    calling = asyncio.create_task(convert(service, wave, real_time=True))
+    codes = await misbehave(service)
+    assert codes == ["INVALID_AUDIO"] * 4 + ["AUTH_FAILED", "INVALID_CONFIG", "INVALID_CONFIG"]
+    during = await calling
+    np.testing.assert_allclose(before.output() / 32768.0, during.output() / 32768.0, atol=1e-3)
+    service.until(lambda: service.get("/ready")[1]["sessions"] == 0, 10)
+
+
+async def test_nothing_is_left_behind_by_200_short_sessions(service: Serve) -> None:
+    processes = [psutil.Process(pid) for role in ("gateway", "worker") for pid in service.pids(role)]
+    await convert(service, read_source(SAMPLE, 16_000)[:8000])  # opens what stays open: log files, threads
+
+    def held() -> list[tuple[int, int]]:
+        return [(process.num_fds(), process.num_threads()) for process in processes]
+
+    before = held()
+    wave = read_source(SAMPLE, 16_000)[:3200]
+    for start in range(0, 200, 8):
+        encoding = "OPUS" if start % 16 else "PCM"
+        made = await asyncio.gather(*(convert(service, wave, encoding=encoding) for _ in range(8)))
+        assert all(one.complete is not None for one in made)
+    service.until(lambda: service.get("/ready")[1]["sessions"] == 0, 10)
+    await asyncio.sleep(1.0)
+    after = held()
+    assert all(now[0] <= then[0] + 2 and now[1] <= then[1] + 1 for then, now in zip(before, after, strict=True))
+
+
+async def test_refusals_are_one_sentence(service: Serve) -> None:
+    with pytest.raises(CallError, match="AUTH_FAILED: api_key"):
+        async with aiohttp.ClientSession() as http:
+            await call(http, CallConfig(service.url, "not-the-key"), np.zeros(160, np.int16))
+
+
+def test_voices_and_version(service: Serve) -> None:
+    assert [voice["name"] for voice in service.get("/voices")[1]["voices"]] == list(VOICES)
+    assert service.get("/version")[1]["name"] == "fast-vc-pool"

@@ -1,0 +1,133 @@
+"""The service as an operator meets it: status, a killed worker, a second start, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+import pytest
+
+from tools.client import Call, CallConfig, call, read_source
+
+from .conftest import KEY, SAMPLE, Serve
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Serve]:
+    """A service with two workers that a test may break."""
+    serve = Serve(tmp_path, workers=2).start(WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1)
+    yield serve
+    if serve.process.poll() is None:
+        serve.stop()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that has ended may wait as a zombie for whoever adopted it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def talk(serve: Serve, wave: np.ndarray[Any, Any]) -> Call:
+    async with aiohttp.ClientSession() as http:
+        return await call(http, CallConfig(serve.url, KEY), wave)
+
+
+async def test_a_worker_killed_in_a_call_costs_at_most_a_block_and_comes_back(pair: Serve) -> None:
+    wave = read_source(SAMPLE, 16_000)[: 16_000 * 5]
+    undisturbed = await talk(pair, wave)
+    calls = [asyncio.create_task(talk(pair, wave)) for _ in range(4)]
+    await asyncio.sleep(2.0)
+    before = await asyncio.to_thread(pair.pids, "worker")
+    victim = before[0]
+    os.kill(victim, signal.SIGKILL)
+    for made in await asyncio.gather(*calls):
+        assert made.complete is not None
+        assert made.complete["concealed_chunks"] <= 1
+        out, expected = made.output().astype(int), undisturbed.output().astype(int)
+        assert len(out) == len(expected)
+        different = np.flatnonzero(np.abs(out - expected) > 40)
+        block = made.ready["block_ms"] * 16
+        assert len(different) == 0 or np.ptp(different) <= 2 * block  # around the place where it moved, nowhere else
+    pair.until(lambda: pair.ready_workers() == 2)
+    after = pair.pids("worker")
+    assert len(after) == 2
+    assert victim not in after
+    assert f"(pid {victim}) ended with SIGKILL" in (pair.folder / "logs" / "serve.log").read_text()
+
+
+def test_status_a_second_start_and_stop(pair: Serve) -> None:
+    status = pair.status()
+    assert status["running"]
+    assert sorted(p["role"] for p in status["processes"]) == ["gateway", "serve", "worker", "worker"]
+    for process in status["processes"]:
+        assert {"role", "pid", "host", "port", "sessions"} <= set(process)
+        assert psutil.pid_exists(process["pid"])
+    pair.until(lambda: len(pair.status()["workers"]) == 2)
+    text = pair.command("status").stdout
+    assert "gateway" in text
+    assert "worker-1" in text
+    second = pair.command("serve", "--port", str(pair.port))
+    assert second.returncode == 1
+    assert f"port {pair.port} is already in use by fast-vc serve (pid {pair.process.pid})" in second.stderr
+    refused = pair.command("clean", "-y")
+    assert refused.returncode == 1
+    assert "running" in refused.stderr
+    stopped = pair.command("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert pair.process.wait(5) == 0
+    assert pair.command("status").returncode == 1
+    assert pair.command("clean", "-y", "--logs").returncode == 0
+    assert not (pair.folder / "temp").exists()
+    assert not (pair.folder / "logs").exists()
+
+
+def test_a_killed_serve_leaves_no_child(pair: Serve) -> None:
+    children = pair.pids("gateway") + pair.pids("worker")
+    assert len(children) == 3
+    pair.process.kill()
+    pair.process.wait()
+    end = time.monotonic() + 5
+    while any(is_alive(pid) for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not pair.status()["running"]
+
+
+def test_stop_force_kills_everything(pair: Serve) -> None:
+    children = pair.pids("gateway") + pair.pids("worker")
+    assert pair.command("stop", "--force").returncode == 0
+    assert pair.process.wait(5) == -signal.SIGKILL
+    assert not any(is_alive(pid) for pid in children)
+
+
+async def test_a_stopped_service_gives_its_sessions_their_audio(pair: Serve) -> None:
+    wave = read_source(SAMPLE, 16_000)
+    calling = asyncio.create_task(talk(pair, wave))
+    await asyncio.sleep(1.5)
+    pair.process.send_signal(signal.SIGTERM)
+    made = await calling
+    assert made.close_code == 1001
+    assert made.complete is not None
+    heard_ms = made.complete["total_processed_ms"]
+    assert 1000 < heard_ms < 4000
+    assert len(made.output()) / 16 == pytest.approx(heard_ms + made.lead_ms, abs=1)
+    assert await asyncio.to_thread(pair.process.wait, 20) == 0
+
+
+def test_a_wrong_setting_is_one_message_and_exit_2(pair: Serve) -> None:
+    pair.environ["FASTVC_WORKER__BLOCK_MS"] = "201"
+    for command in ("serve", "gateway", "worker", "status"):
+        result = pair.command(command)
+        assert result.returncode == 2
+        assert "worker.block_ms" in result.stderr
+        assert "Traceback" not in result.stderr
