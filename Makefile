@@ -28,15 +28,19 @@ bench: venv
 venv: system $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+			{ echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }; \
+		$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, sudo apt-get install python3.11-venv"; exit 1; }; \
+	}
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(STAMP)
 
-# libopus is the one library that no Python package brings.
+# libopus is the one library that no Python package brings. ldconfig is not on every user's PATH, nor on every system.
 system:
-	@if ! ldconfig -p 2>/dev/null | grep -q 'libopus\.so' ; then \
+	@if ! PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libopus\.so' \
+		&& ! $(PYTHON) -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("opus"))' 2>/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libopus0; \
 		else \

@@ -7,17 +7,19 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
 
-from shared.config import Config, ConfigError, load
+from shared.config import ROOT, Config, ConfigError, load
 from shared.state import read_states
 
-_STOP_TIMEOUT_S = 30.0
+_AFTER_GRACE_S = 15.0  # what stopping may take once the sessions' grace is over
+_PROGRESS_S = 5.0
 
 
 class _Group(click.Group):
@@ -120,10 +122,10 @@ def worker(
 ) -> None:
     """Run a worker alone, for one gateway or several."""
     config = _load(file, profile)
+    from shared.supervisor import link_endpoint
     from worker.main import run
 
-    default = f"tcp://{config.link.host}:{config.link.port}"
-    sys.exit(run(config, list(gateways) or [default], device, worker_id))
+    sys.exit(run(config, list(gateways) or [link_endpoint(config)], device, worker_id))
 
 
 @main.command()
@@ -173,27 +175,39 @@ def _print_status(states: list[dict[str, Any]], workers: list[dict[str, Any]]) -
 @click.option("--force", is_flag=True, help="Kill at once: sessions are cut off.")
 def stop(file: Path | None, profile: str | None, force: bool) -> None:
     """Stop everything that runs from this folder; sessions get their audio."""
-    states = read_states(_load(file, profile).serve.state_dir)
+    config = _load(file, profile)
+    states = read_states(config.serve.state_dir)
     if not states:
         click.echo("nothing is running")
         return
-    supervised = {child["pid"] for state in states for child in state.get("children", [])}
-    processes = _processes(state["pid"] for state in states)
-    for process in processes:
-        if force:
-            process.kill()
-        elif process.pid not in supervised:
-            process.terminate()
+    named = _processes(state["pid"] for state in states)
+    below = [child for process in named for child in _descendants(process)]
+    everything = list(dict.fromkeys([*named, *below]))  # a supervisor before its children: it starts none again
+    for process in everything if force else [p for p in named if p not in below]:
+        with suppress(psutil.NoSuchProcess):
+            if force:
+                process.kill()
+            else:
+                process.terminate()
     names = ", ".join(f"{state['role']} ({state['pid']})" for state in states)
     click.echo(f"stopping {names}")
-    end = time.monotonic() + _STOP_TIMEOUT_S
-    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < end:
-        time.sleep(0.05)
+    alive = _wait(everything, config.gateway.shutdown_grace_s + _AFTER_GRACE_S)
     if alive:
         click.echo(f"still running: {', '.join(str(p.pid) for p in alive)}; --force kills them", err=True)
         sys.exit(1)
-    read_states(_load(file, profile).serve.state_dir)  # clears the files of what was killed
+    read_states(config.serve.state_dir)  # clears the files of what was killed
     click.echo("stopped")
+
+
+def _wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those of `processes` that live after `timeout_s`; says now and then who is being waited for."""
+    began = said = time.monotonic()
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() - began < timeout_s:
+        if time.monotonic() - said >= _PROGRESS_S:
+            said = time.monotonic()
+            click.echo(f"waiting for {', '.join(str(p.pid) for p in alive)}: {said - began:.0f} of {timeout_s:.0f} s")
+        time.sleep(0.05)
+    return alive
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -204,7 +218,14 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _processes(pids: Any) -> list[psutil.Process]:
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
     found = []
     for pid in pids:
         try:
@@ -222,11 +243,13 @@ def _processes(pids: Any) -> list[psutil.Process]:
 def clean(file: Path | None, profile: str | None, yes: bool, logs: bool, outputs: bool) -> None:
     """Remove the service's state, and if asked its logs and outputs."""
     config = _load(file, profile)
+    wanted = [(True, config.serve.state_dir), (logs, config.log.dir), (outputs, Path("outputs"))]
+    folders = [folder for asked, folder in wanted if asked and folder.is_dir()]
+    for folder in folders:
+        _check_removable(folder)
     if states := read_states(config.serve.state_dir):
         click.echo(f"refused: {states[0]['role']} (pid {states[0]['pid']}) is running; fast-vc stop first", err=True)
         sys.exit(1)
-    wanted = [(True, config.serve.state_dir), (logs, config.log.dir), (outputs, Path("outputs"))]
-    folders = [folder for asked, folder in wanted if asked and folder.is_dir()]
     if not folders:
         click.echo("nothing to remove")
         return
@@ -236,6 +259,13 @@ def clean(file: Path | None, profile: str | None, yes: bool, logs: bool, outputs
     for folder in folders:
         shutil.rmtree(folder)
     click.echo("removed")
+
+
+def _check_removable(folder: Path) -> None:
+    """Refuse a folder that holds more than this service's files, and a link, which may lead anywhere."""
+    kept = [Path.cwd(), ROOT, Path.home()]
+    if folder.is_symlink() or any(path.resolve().is_relative_to(folder.resolve()) for path in kept):
+        raise ConfigError(f"clean: {folder} is a link or holds this project, the working folder or your home: kept")
 
 
 @main.command()

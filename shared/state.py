@@ -1,13 +1,14 @@
 """State files: what runs here, for `fast-vc status` and `stop`.
 
-Every process of a service keeps one small JSON file in the state folder while it lives. A file whose process is gone
-is removed by whoever reads it.
+Every process of a service keeps one small JSON file, ROLE-NUMBER.json, in the state folder while it lives. A file whose
+process is gone is removed by whoever reads it. Files with other names are someone else's and are never touched.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 
+_OUR_NAME = re.compile(r"(serve|gateway|worker)-\d+\.json")
 _SAME_START_S = 2.0  # a file's own "process_started" against the system's: another process may have taken the pid
 
 
@@ -33,15 +35,16 @@ def remove_state(folder: Path, name: str) -> None:
 
 
 def read_states(folder: Path) -> list[dict[str, Any]]:
-    """The states of all living processes, the supervisor first. Files of dead ones and broken files are removed."""
+    """The states of all living processes, the supervisor first. Removes files of dead processes and broken ones."""
     order = {"serve": 0, "gateway": 1, "worker": 2}
     states = []
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for path in sorted(p for p in folder.glob("*.json") if _OUR_NAME.fullmatch(p.name)):
         state = _read(path)
         if state is not None and _lives(state):
             states.append(state)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
     return sorted(states, key=lambda state: order.get(state["role"], 3))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import http.client
 import os
 import signal
 import socket as net
@@ -32,6 +33,7 @@ _LONGEST_PAUSE_S = 10.0
 _SETTLED_S = 30.0  # a child that lived this long starts over with the first pause
 _POLL_S = 0.1
 _AFTER_GRACE_S = 5.0
+_STATE_INTERVAL_S = 2.0  # written again this often, so that a lost file comes back
 CONFIG_EXIT = 2  # a child's exit code for a configuration that cannot work
 _PR_SET_PDEATHSIG = 1
 
@@ -52,11 +54,13 @@ class Child:
 
 def start_child(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """A child in its own process group that does not outlive this process."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform != "linux":  # the kernel's promise is Linux's; elsewhere a killed parent leaves its children
+        return subprocess.Popen(command, start_new_session=True)
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
     parent = os.getpid()
 
     def die_with_parent() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call
             os._exit(1)
 
@@ -94,24 +98,29 @@ class Supervisor:
     """Keeps children alive until a signal."""
 
     def __init__(self, config: Config, children: list[Child], on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called once, when the gateway can take a session."""
         self._config = config
         self._children = children
         self._on_ready = on_ready
         self._signals = 0
         self._started = time.time()
         self._ready = False
+        self._warned = False
+        self._state_due = 0.0
         self._state_name = f"serve-{config.gateway.port}.json"
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT. Returns the exit code."""
+        """Until SIGTERM or SIGINT. Returns the exit code: 2 if a child cannot start as configured, otherwise 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
             while not self._signals:
                 for child in self._children:
-                    code = self._keep(child)
-                    if code == CONFIG_EXIT and not self._ready:
+                    if self._keep(child) == CONFIG_EXIT and not self._ready:
+                        logger.error("{} cannot start as configured: stopping", child.name)
                         return CONFIG_EXIT
+                if time.monotonic() >= self._state_due:
+                    self._write_state()
                 self._look_whether_ready()
                 time.sleep(_POLL_S)
             return 0
@@ -126,6 +135,8 @@ class Supervisor:
         now = time.monotonic()
         if child.process is None:
             if now >= child.start_at:
+                if child.restarts:
+                    logger.info("starting {} again", child.name)
                 child.process, child.started_at = start_child(child.command), now
                 self._write_state()
             return None
@@ -134,7 +145,7 @@ class Supervisor:
             return None
         if now - child.started_at > _SETTLED_S:
             child.pause_s = _FIRST_PAUSE_S
-        logger.error("{} (pid {}) ended with {}: starting it again", child.name, child.process.pid, _reason(code))
+        logger.error("{} (pid {}) ended with {}", child.name, child.process.pid, _reason(code))
         child.process = None
         child.restarts += 1
         child.start_at = now + child.pause_s
@@ -142,26 +153,31 @@ class Supervisor:
         return code
 
     def _look_whether_ready(self) -> None:
-        if self._ready or not _answers(self._config, "/ready"):
+        if self._ready:
             return
-        self._ready = True
-        self._on_ready()
+        if _answers(self._config, "/ready"):
+            self._ready = True
+            self._on_ready()
+        elif not self._warned and time.time() - self._started > self._config.serve.ready_timeout_s:
+            self._warned = True
+            logger.warning("not ready after {:g} s: no worker has joined", self._config.serve.ready_timeout_s)
 
     def _write_state(self) -> None:
+        self._state_due = time.monotonic() + _STATE_INTERVAL_S
+        with suppress(OSError):  # a full disk stops no call
+            write_state(self._config.serve.state_dir, self._state_name, self._state())
+
+    def _state(self) -> dict[str, object]:
         children = [{"role": c.role, "name": c.name, "pid": c.process.pid} for c in self._children if c.process]
-        write_state(
-            self._config.serve.state_dir,
-            self._state_name,
-            {
-                "role": "serve",
-                "pid": os.getpid(),
-                "host": self._config.gateway.host,
-                "port": self._config.gateway.port,
-                "link_port": self._config.link.port,
-                "started": self._started,
-                "children": children,
-            },
-        )
+        return {
+            "role": "serve",
+            "pid": os.getpid(),
+            "host": self._config.gateway.host,
+            "port": self._config.gateway.port,
+            "link_port": self._config.link.port,
+            "started": self._started,
+            "children": children,
+        }
 
     def _end(self) -> None:
         """Gateways, then workers; what does not end in time is killed."""
@@ -190,24 +206,37 @@ def _reason(code: int) -> str:
 
 
 def _answers(config: Config, path: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no loopback of ours
     try:
-        with urllib.request.urlopen(base_url(config) + path, timeout=0.5) as response:
+        with direct.open(base_url(config) + path, timeout=0.5) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
 def base_url(config: Config) -> str:
     """Where a client on this machine reaches the gateway."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.gateway.host, config.gateway.host)
-    return f"http://{host}:{config.gateway.port}"
+    return f"http://{_reachable(config.gateway.host)}:{config.gateway.port}"
+
+
+def link_endpoint(config: Config) -> str:
+    """Where a worker on this machine reaches the gateway's link."""
+    return f"tcp://{_reachable(config.link.host)}:{config.link.port}"
+
+
+def _reachable(host: str) -> str:
+    """The address to connect to for one that was listened on, with the brackets that an IPv6 address needs."""
+    host = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host)
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def local_children(config: Config, workers: int, profile: Sequence[str], address: Sequence[str]) -> list[Child]:
     """The commands of one gateway and `workers` workers. profile: --config or --env; address: --host and --port."""
     python = [sys.executable, "-m", "shared.cli"]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.link.host, config.link.host)
-    endpoint = f"tcp://[{host}]:{config.link.port}" if ":" in host else f"tcp://{host}:{config.link.port}"
+    endpoint = link_endpoint(config)
     gateway = Child("gateway", "gateway", [*python, "gateway", *profile, *address])
     return [gateway] + [
         Child("worker", f"worker-{i}", [*python, "worker", "--gateway", endpoint, "--id", f"worker-{i}", *profile])

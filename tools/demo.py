@@ -6,6 +6,7 @@ prints the latency report and serves until Ctrl-C.
 
 from __future__ import annotations
 
+import http.client
 import signal
 import subprocess
 import sys
@@ -14,22 +15,25 @@ import urllib.error
 import urllib.request
 
 from shared.config import ROOT, ConfigError, load
-from shared.supervisor import base_url
+from shared.supervisor import PortTaken, base_url, check_port, start_child
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 OUTPUT = "outputs/demo.wav"
-READY_TIMEOUT_S = 120.0
 
 
-def wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> bool:
+def wait_until_ready(url: str, service: subprocess.Popen[bytes], timeout_s: float) -> bool:
     """Whether `url`/ready answered 200 before the service ended or the time was over."""
-    end = time.monotonic() + READY_TIMEOUT_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + timeout_s
     while service.poll() is None and time.monotonic() < end:
         try:
-            with urllib.request.urlopen(url + "/ready", timeout=1):
+            with direct.open(url + "/ready", timeout=1):
                 return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        except urllib.error.HTTPError as error:  # 503: no worker yet
+            error.close()
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.2)
     return False
 
 
@@ -44,21 +48,35 @@ def main() -> int:
     """Exit code: the service's own, or 1 if the demonstration failed."""
     try:
         config = load()
+        check_port(config)  # else the demonstration would talk to whoever listens there
     except ConfigError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
+    except PortTaken as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
     url = base_url(config)
-    service = subprocess.Popen([sys.executable, "-m", "shared.cli", "serve"], start_new_session=True)
+    service = start_child([sys.executable, "-m", "shared.cli", "serve"])
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        service.send_signal(signal.SIGTERM)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: service.send_signal(signal.SIGTERM))
-    if not wait_until_ready(url, service):
+        signal.signal(number, stop)
+    if not wait_until_ready(url, service, config.serve.ready_timeout_s):
         if service.poll() is None:
-            print(f"demo: the service is not ready after {READY_TIMEOUT_S:g} s; see logs/", file=sys.stderr)
+            print(f"demo: not ready after {config.serve.ready_timeout_s:g} s; see {config.log.dir}/", file=sys.stderr)
             service.terminate()
-        return service.wait() or 1
+        code = service.wait()
+        return code if stopping else code or 1
     keys = config.auth.api_keys
     code = stream_sample(url, keys[0] if keys else "")
-    if code == 0:
+    if stopping:
+        pass
+    elif code == 0:
         print(f"\nThe sample in the default voice is in {OUTPUT}. Serving at {url}/ until Ctrl-C.", flush=True)
     elif service.poll() is None:
         print("demo: the sample did not come through; the service keeps running", file=sys.stderr)
