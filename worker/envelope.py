@@ -1,7 +1,6 @@
 """Long-term average spectra of callers and references, and the filter that turns one into the other.
 
-A spectrum is the mean power of its frames in ``BANDS`` overlapping mel bands; voiced and other frames are kept apart,
-because only voiced sound has its formants moved.
+A spectrum is the mean power of its speech frames in ``BANDS`` overlapping mel bands.
 """
 
 from __future__ import annotations
@@ -16,15 +15,10 @@ from worker.pitch import HOP
 
 FRAME = 512
 BANDS = 32
-MIN_FORMANT, MAX_FORMANT = 0.8, 1.25
-FORMANT_EXPONENT = 0.3  # vocal tracts differ less than larynxes: men to women about 1.17 against 1.7
 EQUALISER_LIMIT_DB = 12.0
 FILTER_TAPS = 256
 
 _LOW_HZ, _HIGH_HZ = 80.0, 7600.0
-_MEASURED_SHARE = 0.3  # of the formant ratio; the rest is the prior from f0
-_MEASURED_RANGE_HZ = (250.0, 4500.0)
-_MEASURED_POINTS = 96
 _FILTER_FFT = 1024
 _FLOOR = 1e-10
 
@@ -34,24 +28,6 @@ def band_power(wave: torch.Tensor) -> torch.Tensor:
     window = torch.hann_window(FRAME, device=wave.device)
     spectrum = torch.fft.rfft(wave.unfold(1, FRAME, HOP) * window).abs().square()
     return spectrum @ _filterbank().to(wave.device)
-
-
-def shift_bands(power: torch.Tensor, formant: torch.Tensor) -> torch.Tensor:
-    """Band powers ``[B, BANDS]`` after every frequency is multiplied by ``formant [B]``; held at the ends."""
-    centres = _centres().to(power.device)
-    at = _mel(centres / formant[:, None])
-    return _interpolate(power, (at - _mel(centres[0])) / (_mel(centres[1]) - _mel(centres[0])))
-
-
-def formant_ratio(caller: torch.Tensor, reference: torch.Tensor, pitch_ratio: torch.Tensor) -> torch.Tensor:
-    """By how much to move formants ``[B]``, from voiced spectra ``[B, BANDS]`` and reference over caller f0 ``[B]``.
-
-    The prior ``pitch_ratio ** 0.3`` weighs most. The rest is the shift along log-frequency at which the two detrended
-    spectra agree best, which a few seconds in different languages measure only roughly.
-    """
-    measured = _best_stretch(caller, reference)
-    log_ratio = (1 - _MEASURED_SHARE) * FORMANT_EXPONENT * pitch_ratio.log() + _MEASURED_SHARE * measured
-    return log_ratio.exp().clamp(MIN_FORMANT, MAX_FORMANT)
 
 
 def equaliser(caller: torch.Tensor, reference: torch.Tensor, trust: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
@@ -78,34 +54,6 @@ def filter_rows(wave: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
     length = 1 << (wave.shape[1] - 1).bit_length()
     spectrum = torch.fft.rfft(wave, length) * torch.fft.rfft(response, length)
     return torch.fft.irfft(spectrum, length)[:, response.shape[1] - 1 : wave.shape[1]]
-
-
-def _best_stretch(caller: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    a, b = _detrended(caller), _detrended(reference)
-    low, high = _MEASURED_RANGE_HZ
-    step = math.log(high / low) / (_MEASURED_POINTS - 1)
-    reach = math.ceil(math.log(MAX_FORMANT) / step) + 1
-    scores = []
-    for offset in range(-reach, reach + 1):
-        x = a[:, max(0, -offset) : _MEASURED_POINTS - max(0, offset)]
-        y = b[:, max(0, offset) : _MEASURED_POINTS - max(0, -offset)]
-        scores.append((x * y).sum(dim=1) / (x.square().sum(dim=1) * y.square().sum(dim=1) + _FLOOR).sqrt())
-    score = torch.stack(scores, dim=1)
-    best = score.argmax(dim=1, keepdim=True).clamp(1, score.shape[1] - 2)
-    left, mid, right = (score.gather(1, best + i)[:, 0] for i in (-1, 0, 1))
-    peak = (0.5 * (left - right) / (left - 2 * mid + right).clamp(max=-1e-6)).clamp(-0.5, 0.5)
-    return (best[:, 0] + peak - reach) * step
-
-
-def _detrended(power: torch.Tensor) -> torch.Tensor:
-    low, high = _MEASURED_RANGE_HZ
-    hz = torch.exp(torch.linspace(math.log(low), math.log(high), _MEASURED_POINTS, device=power.device))
-    centres = _centres().to(power.device)
-    at = (_mel(hz) - _mel(centres[0])) / (_mel(centres[1]) - _mel(centres[0]))
-    level = _interpolate(torch.log(power + _FLOOR), at.expand(power.shape[0], -1))
-    line = torch.linspace(-1, 1, _MEASURED_POINTS, device=power.device)
-    level = level - level.mean(dim=1, keepdim=True)
-    return level - (level * line).sum(dim=1, keepdim=True) / line.square().sum() * line
 
 
 def _minimum_phase(log_gain: torch.Tensor) -> torch.Tensor:

@@ -29,11 +29,21 @@ _HALF_TAPS = 16
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Pitch ``ratio``, ``formant`` ratio and ``polarity`` of the pulses (+1 or -1) of each row, all ``[B]``."""
+    """How each row is changed, all ``[B]``.
 
+    The pitch ratio goes from ``ratio_before`` to ``ratio``, linearly in its logarithm, between the samples ``ramp``; so two
+    windows agree about the sound they share even while the ratio is on the move. polarity: +1 or -1, which way glottal
+    pulses point.
+    """
+
+    ratio_before: torch.Tensor
     ratio: torch.Tensor
+    ramp: tuple[int, int]
     formant: torch.Tensor
     polarity: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> Shift:
+        return Shift(self.ratio_before[rows], self.ratio[rows], self.ramp, self.formant[rows], self.polarity[rows])
 
 
 def synthesise(
@@ -48,7 +58,7 @@ def synthesise(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Shifted samples ``start:stop`` of ``wave [B, N]`` (16 kHz), and the output's phase at each of ``start:N``.
 
-    f0, voiced: frames ``[B, F]`` of ``worker.pitch``. phase: the output's phase ``[B]`` in periods at sample ``anchor``,
+    f0, voiced: frames ``[B, F]`` of ``worker.pitch``. phase: the output's, ``[B]`` in periods, at sample ``anchor``,
     such as an earlier call returned for that moment: with it, two windows over one sound put their marks at the same
     places. ``MARGIN`` samples or more must precede ``start``, and ``anchor`` must not. Unvoiced sound passes unchanged.
     """
@@ -57,7 +67,7 @@ def synthesise(
     grid = _FrameGrid(begin, wave.shape[1], f0.shape[1], wave.device)
     f0_at, voicing = grid.spread(f0), grid.spread(voiced.to(f0.dtype))
     source = _source_phase(wave, f0_at, shift.polarity)
-    step = f0_at * torch.exp(shift.ratio.log()[:, None] * voicing) / INPUT_RATE
+    step = f0_at * torch.exp(_log_ratio(shift, begin, wave) * voicing) / INPUT_RATE
     target = step.double().cumsum(dim=1)
     target = target - target[:, anchor - begin, None] + phase.double()[:, None]
 
@@ -89,6 +99,14 @@ def synthesise(
 def pulse_skew(wave: torch.Tensor) -> torch.Tensor:
     """Sum of cubes ``[B]`` of the pulse band of ``wave [B, N]``: its sign says which way glottal pulses point."""
     return _pulse_band(wave).pow(3).sum(dim=1)
+
+
+def _log_ratio(shift: Shift, begin: int, wave: torch.Tensor) -> torch.Tensor:
+    low, high = shift.ramp
+    at = torch.arange(begin, begin + wave.shape[1], device=wave.device)
+    share = ((at - low) / max(1, high - low)).clamp(0, 1)
+    before = shift.ratio_before.log()[:, None]
+    return before + (shift.ratio.log()[:, None] - before) * share
 
 
 class _FrameGrid:

@@ -25,7 +25,10 @@ MIN_VOICED_FRAMES = 20  # of a reference: 0.2 s
 _MEMORY_FRAMES = 1000.0  # frames of speech after which statistics have faded to 1/e: 10 s
 _TRUST_FRAMES = 60.0  # frames of speech at which the equaliser does half its work
 _SLEW_LOG_PER_S = 0.35  # fastest change of pitch ratio once a call is under way: half an octave a second
-_FORMANT_SLEW_LOG_PER_S = 0.15
+# Vocal tracts differ less than larynxes: F3 and F4 of the bundled voices lie 12 % apart between the man and the women,
+# their f0 35 %. (Matching long-term spectra along log-frequency was tried and found the language, not the speaker.)
+_FORMANT_EXPONENT = 0.28
+_MIN_FORMANT, _MAX_FORMANT = 0.8, 1.25
 _SPEECH_DB = -35.0  # below the loudest frame of the window: what counts as speech
 _SILENT_DBFS = -55.0
 
@@ -37,13 +40,11 @@ class Caller:
     fresh: torch.Tensor  # bool: nothing converted yet, the whole window is news
     voice: torch.Tensor  # int64: index of the reference
     pitches: torch.Tensor  # [S, HISTOGRAM_BINS] voiced frames by f0, fading
-    voiced: torch.Tensor  # [S, BANDS] power of voiced frames, fading sum
     heard: torch.Tensor  # [S, BANDS] power of speech frames, fading sum
     said: torch.Tensor  # [S, BANDS] the same frames after pitch and formant shift
     frames: torch.Tensor  # frames in ``heard`` and ``said``, fading
     skew: torch.Tensor  # sum of cubes, fading: which way pulses point
     log_ratio: torch.Tensor  # natural log of the pitch ratio in use; NaN before the first voiced frame
-    log_formant: torch.Tensor
     phase: torch.Tensor  # of the output, in periods, at the first sample the next window will emit
 
     @classmethod
@@ -55,13 +56,11 @@ class Caller:
             fresh=torch.ones(rows, dtype=torch.bool, device=device),
             voice=torch.zeros(rows, dtype=torch.int64, device=device),
             pitches=zeros(pitch.HISTOGRAM_BINS),
-            voiced=zeros(envelope.BANDS),
             heard=zeros(envelope.BANDS),
             said=zeros(envelope.BANDS),
             frames=zeros(),
             skew=zeros(),
             log_ratio=torch.full((rows,), torch.nan, device=device),
-            log_formant=torch.full((rows,), torch.nan, device=device),
             phase=zeros(),
         )
 
@@ -75,10 +74,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Reference voices: median f0 in Hz ``[V]``, share of each band in voiced and in all speech ``[V, BANDS]``."""
+    """Reference voices: median f0 in Hz ``[V]`` and share of each band in the power of their speech ``[V, BANDS]``."""
 
     f0: torch.Tensor
-    voiced: torch.Tensor
     speech: torch.Tensor
 
 
@@ -155,19 +153,18 @@ def _convert(
 ) -> tuple[torch.Tensor, StageTimes]:
     """Samples ``start:stop`` of ``window [B, N]`` in each row's reference voice; updates ``caller`` in place."""
     clock = _Clock(window.device)
-    seconds = block / INPUT_RATE
     f0, voiced = _learn_pitch(caller, window, block)
     clock.lap("pitch")
 
-    _learn_voiced(caller, window, voiced, block)
-    shift = _steer(caller, profile, seconds)
-    # A fresh row's colour is learnt from all that its window holds; any other row only has its newest block to add.
-    first = psola.MARGIN if bool(caller.fresh.any()) else start - envelope.FILTER_TAPS - envelope.FRAME
+    shift = _steer(caller, profile, block / INPUT_RATE, (stop - block, start + block))
+    first = start - envelope.FILTER_TAPS - envelope.FRAME
     said, phase = psola.synthesise(window, f0, voiced, shift, caller.phase, start, first, stop)
     caller.phase = phase[:, start - first + block]
     clock.lap("psola")
 
-    _learn_colour(caller, window[:, first:stop], said, block)
+    _learn_colour(caller, window[:, first:stop], said, _newest(said, envelope.FRAME, block) & ~caller.fresh[:, None])
+    if bool(caller.fresh.any()):
+        _catch_up(caller, window[:, :stop], f0, voiced, shift)
     response = _equaliser(caller, profile)
     out = envelope.filter_rows(said[:, start - first - envelope.FILTER_TAPS + 1 :], response)
     caller.fresh = torch.zeros_like(caller.fresh)
@@ -178,7 +175,7 @@ def _convert(
 def _learn_pitch(caller: Caller, window: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
     correlation = pitch.correlate(window)
     f0, voiced = pitch.track(correlation, pitch.median_hz(caller.pitches))
-    counted = voiced & _news(caller, voiced.shape[1], block)
+    counted = voiced & (_newest(window, pitch.FRAME, block) | caller.fresh[:, None])
     fade = torch.exp(-counted.sum(dim=1, keepdim=True) / _MEMORY_FRAMES)
     caller.pitches = caller.pitches * fade + pitch.histogram(f0, counted)
     skew = psola.pulse_skew(window)
@@ -186,26 +183,30 @@ def _learn_pitch(caller: Caller, window: torch.Tensor, block: int) -> tuple[torc
     return pitch.track(correlation, pitch.median_hz(caller.pitches))
 
 
-def _learn_voiced(caller: Caller, window: torch.Tensor, voiced: torch.Tensor, block: int) -> None:
-    power = envelope.band_power(window)[:, : voiced.shape[1]]
-    counted = voiced & _news(caller, voiced.shape[1], block)
-    fade = torch.exp(-counted.sum(dim=1, keepdim=True) / _MEMORY_FRAMES)
-    caller.voiced = caller.voiced * fade + (power * counted[..., None]).sum(dim=1)
+def _catch_up(caller: Caller, window: torch.Tensor, f0: torch.Tensor, voiced: torch.Tensor, shift: psola.Shift) -> None:
+    """Learn the colour of fresh rows from all that their windows hold; apart, so that other rows take no other path."""
+    rows = caller.fresh.nonzero()[:, 0]
+    fresh, start = caller.take(rows), psola.MARGIN
+    said, _ = psola.synthesise(
+        window[rows], f0[rows], voiced[rows], shift.take(rows), fresh.phase, start, start, window.shape[1]
+    )
+    _learn_colour(fresh, window[rows, start:], said, torch.ones(1, 1, dtype=torch.bool, device=window.device))
+    caller.put(rows, fresh)
 
 
-def _learn_colour(caller: Caller, heard: torch.Tensor, said: torch.Tensor, block: int) -> None:
+def _learn_colour(caller: Caller, heard: torch.Tensor, said: torch.Tensor, news: torch.Tensor) -> None:
     before, after = envelope.band_power(heard), envelope.band_power(said)
-    counted = _speech(before) & _news(caller, before.shape[1], block)
+    counted = _speech(before) & news
     fade = torch.exp(-counted.sum(dim=1) / _MEMORY_FRAMES)
     caller.heard = caller.heard * fade[:, None] + (before * counted[..., None]).sum(dim=1)
     caller.said = caller.said * fade[:, None] + (after * counted[..., None]).sum(dim=1)
     caller.frames = caller.frames * fade + counted.sum(dim=1)
 
 
-def _news(caller: Caller, frames: int, block: int) -> torch.Tensor:
-    """Frames ``[B, F]`` to learn from: those of the newest block; all of them where nothing is known yet."""
-    newest = torch.arange(frames, device=caller.fresh.device) >= frames - block // pitch.HOP
-    return newest | caller.fresh[:, None]
+def _newest(wave: torch.Tensor, frame: int, block: int) -> torch.Tensor:
+    """Which frames ``[1, F]`` of ``wave [B, N]`` are its last ``block`` samples'; from call to call they tile the sound."""
+    frames = (wave.shape[1] - frame) // pitch.HOP + 1
+    return torch.arange(frames, device=wave.device)[None] >= frames - block // pitch.HOP
 
 
 def _speech(power: torch.Tensor) -> torch.Tensor:
@@ -213,23 +214,20 @@ def _speech(power: torch.Tensor) -> torch.Tensor:
     return (level > level.amax(dim=1, keepdim=True) + _SPEECH_DB) & (level > _SILENT_DBFS)
 
 
-def _steer(caller: Caller, profile: Profile, seconds: float) -> psola.Shift:
+def _steer(caller: Caller, profile: Profile, seconds: float, ramp: tuple[int, int]) -> psola.Shift:
     """Move the ratios in use towards what the statistics call for: at once at first, then no faster than the slew."""
     usual = pitch.median_hz(caller.pitches)
     reference = profile.f0[caller.voice]
     known = usual > 0
     ratio = (reference / usual.clamp(min=1.0)).clamp(psola.MIN_RATIO, psola.MAX_RATIO)
     ratio = torch.where(known, ratio, torch.ones_like(ratio))
-    formant = envelope.formant_ratio(caller.voiced, profile.voiced[caller.voice], ratio)
-    caller.log_ratio = _slew(caller.log_ratio, ratio.log(), known, _SLEW_LOG_PER_S * seconds)
-    caller.log_formant = _slew(caller.log_formant, formant.log(), known, _FORMANT_SLEW_LOG_PER_S * seconds)
-    polarity = torch.where(caller.skew < 0, -1.0, 1.0)
-    return psola.Shift(caller.log_ratio.nan_to_num().exp(), caller.log_formant.nan_to_num().exp(), polarity)
-
-
-def _slew(now: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor, most: float) -> torch.Tensor:
-    moved = now + (wanted - now).clamp(-most, most)
-    return torch.where(known, torch.where(now.isnan(), wanted, moved), now)
+    wanted = ratio.log()
+    most = _SLEW_LOG_PER_S * seconds
+    before = torch.where(known & caller.log_ratio.isnan(), wanted, caller.log_ratio)
+    caller.log_ratio = torch.where(known, before + (wanted - before).clamp(-most, most), before)
+    ratio_before, ratio = before.nan_to_num().exp(), caller.log_ratio.nan_to_num().exp()
+    formant = (ratio**_FORMANT_EXPONENT).clamp(_MIN_FORMANT, _MAX_FORMANT)
+    return psola.Shift(ratio_before, ratio, ramp, formant, torch.where(caller.skew < 0, -1.0, 1.0))
 
 
 def _equaliser(caller: Caller, profile: Profile) -> torch.Tensor:
@@ -240,19 +238,17 @@ def _equaliser(caller: Caller, profile: Profile) -> torch.Tensor:
 
 
 def _profile(waves: list[npt.NDArray[np.float32]], names: list[str], device: torch.device) -> Profile:
-    f0s, voiced_powers, speech_powers = [], [], []
+    f0s, powers = [], []
     for name, wave in zip(names, waves, strict=True):
         window = torch.from_numpy(wave)[None].to(device)
         caller = Caller.blank(1, device)
         _, voiced = _learn_pitch(caller, window, len(wave))
         if int(voiced.sum()) < MIN_VOICED_FRAMES:
             raise VoiceError(f"voice {name!r}: no voiced speech found in the recording")
-        _learn_voiced(caller, window, voiced, len(wave))
-        _learn_colour(caller, window, window, len(wave))
+        _learn_colour(caller, window, window, torch.ones_like(voiced[:, :1]))
         f0s.append(pitch.median_hz(caller.pitches))
-        voiced_powers.append(caller.voiced / caller.voiced.sum(dim=1, keepdim=True))
-        speech_powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
-    return Profile(torch.cat(f0s), torch.cat(voiced_powers), torch.cat(speech_powers))
+        powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
+    return Profile(torch.cat(f0s), torch.cat(powers))
 
 
 class _Clock:
