@@ -64,7 +64,7 @@ class CallerSocket(web.WebSocketResponse):
         assert self._writer is not None
         assert self._req is not None
         await self._writer.close(code, fault.code.encode())
-        while self._req.transport is not None and not self._req.transport.is_closing():
+        while self._req.transport is not None and not self._req.transport.is_closing():  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 
 

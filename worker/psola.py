@@ -31,9 +31,9 @@ _HALF_TAPS = 16
 class Shift:
     """How each row is changed, all ``[B]``.
 
-    The pitch ratio goes from ``ratio_before`` to ``ratio``, linearly in its logarithm, between the samples ``ramp``; so two
-    windows agree about the sound they share even while the ratio is on the move. polarity: +1 or -1, which way glottal
-    pulses point.
+    The pitch ratio goes from ``ratio_before`` to ``ratio``, linearly in its logarithm, between the samples ``ramp``; so
+    two windows agree about the sound they share even while the ratio is on the move. polarity: +1 or -1, which way
+    glottal pulses point.
     """
 
     ratio_before: torch.Tensor
