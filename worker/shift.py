@@ -204,7 +204,7 @@ def _learn_colour(caller: Caller, heard: torch.Tensor, said: torch.Tensor, news:
 
 
 def _newest(wave: torch.Tensor, frame: int, block: int) -> torch.Tensor:
-    """Which frames ``[1, F]`` of ``wave [B, N]`` are of its last ``block`` samples; call by call they tile the sound."""
+    """Which frames ``[1, F]`` of ``wave [B, N]`` hold its last ``block`` samples; call by call they tile the sound."""
     frames = (wave.shape[1] - frame) // pitch.HOP + 1
     return torch.arange(frames, device=wave.device)[None] >= frames - block // pitch.HOP
 
