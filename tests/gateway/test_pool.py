@@ -160,7 +160,7 @@ async def test_answers_of_an_earlier_life_strangers_and_nonsense_are_refused(ser
     wave = noise(400)
     await say(socket, wave)
     np.testing.assert_array_equal(await finish(socket), wave)
-    assert service.counter("fastvc_link_frames_refused_total") == 6
+    await service.until(lambda: service.counter("fastvc_link_frames_refused_total") == 6)
     assert service.counter("fastvc_answers_dropped_total") == 3
     stranger.close(0)
     context.term()
