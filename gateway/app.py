@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import signal
 import socket as net
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from gateway.endpoint import Endpoint
 from gateway.metrics import Metrics
 from gateway.pool import Pool
 from shared.config import Config, ConfigError
+from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION
 from shared.state import remove_state, write_state
@@ -161,5 +163,6 @@ async def _serve(config: Config) -> None:
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit code; raises `ConfigError`."""
     configure("gateway", config.log)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))
     return 0

@@ -28,6 +28,7 @@ MISSED_HEARTBEATS = 3
 DEAD_AFTER_S = HEARTBEAT_INTERVAL_S * MISSED_HEARTBEATS
 QUEUE_MESSAGES = 4096  # a peer's high-water mark: two chunks of 400 sessions and their opens fit several times
 LINGER_MS = 1000  # the last answers and a goodbye leave before a process ends
+SWITCH_INTERVAL_S = 0.0005  # between threads: Python's 5 ms would be most of what a message may take
 DRAIN_LIMIT = 256  # messages taken in one turn of the event loop
 
 

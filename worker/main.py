@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket as net
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from loguru import logger
 
 from shared.config import Config, ConfigError, WorkerConfig, resolve
-from shared.link import check_plain, load_keys, parse_endpoint
+from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys, parse_endpoint
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
 from shared.state import remove_state, write_state
@@ -173,4 +174,5 @@ def run(config: Config, gateways: list[str], device: str | None = None, worker_i
     name = Path(worker_id).name  # it becomes a file's name
     configure(name if name.startswith("worker") else f"worker-{name}", config.log)
     torch.set_num_threads(config.worker.threads)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return Worker(config, gateways, device or config.worker.device, worker_id).run()
