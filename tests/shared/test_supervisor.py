@@ -37,18 +37,18 @@ sys.exit(s.Supervisor(config, children, lambda: print("ready", flush=True)).run(
 """
 SLEEPS = "import time; time.sleep(600)"
 POLITE = """
-import signal, sys, time
+import os, signal, sys, time
 def end(*_):
-    print(sys.argv[1], "ends", flush=True)
+    os.write(1, (sys.argv[1] + " ends\\n").encode())
     sys.exit()
 signal.signal(signal.SIGTERM, end)
-print(sys.argv[1], "runs", flush=True)
+os.write(1, (sys.argv[1] + " runs\\n").encode())
 time.sleep(600)
 """
 STUBBORN = """
-import signal, sys, time
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(sys.argv[1], "runs", flush=True)
+os.write(1, (sys.argv[1] + " runs\\n").encode())
 time.sleep(600)
 """
 READY_LATER = """
