@@ -152,6 +152,7 @@ class Endpoint:
             try:
                 protocol = await self._introduce(socket)
                 log = for_session(protocol.request.session_id)
+                self._authenticate(protocol)
                 await self._converse(socket, protocol, reservation, log)
             except CallerGone:
                 raise
@@ -192,10 +193,12 @@ class Endpoint:
                 raise SessionError("AUTH_FAILED", "the simple protocol carries no key and is not allowed here")
         protocol = parse_first(message.data)
         socket.explain = protocol.error
+        return protocol
+
+    def _authenticate(self, protocol: ClientProtocol) -> None:
         key = protocol.request.api_key
         if key is not None and not is_allowed(key, self._config.auth):
             raise SessionError("AUTH_FAILED", "api_key: not a known key")
-        return protocol
 
     async def _converse(
         self, socket: CallerSocket, protocol: ClientProtocol, reservation: Reservation, log: Any
