@@ -27,6 +27,7 @@ from worker.passthrough import PassthroughEngine
 from worker.scheduler import Scheduler
 from worker.shift import ShiftEngine
 from worker.streams import StreamPool
+from worker.vad import EnergyGate
 from worker.voices import VoiceError, list_voices
 
 
@@ -95,7 +96,7 @@ class Worker:
             settings.max_sessions,
             device=device,
             rms_mix_rate=settings.rms_mix_rate,
-            gate_dbfs=settings.silence_dbfs,
+            gate=EnergyGate(settings.max_sessions, threshold_dbfs=settings.silence_dbfs),
         )
         took_ms = warm_up(pool, (1, settings.max_batch))
         logger.info("{} on {}: a full batch takes {:.1f} ms of {} ms", engine.name, device, took_ms, settings.block_ms)

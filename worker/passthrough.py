@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from worker.engine import StageTimes
+from worker.engine import Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 
 
@@ -14,6 +14,7 @@ class PassthroughEngine:
     """Implements ``worker.engine.Engine`` without a model."""
 
     name = "passthrough"
+    keeps_speech = False
 
     def __init__(self, geometry: Geometry) -> None:
         if geometry.output_rate != INPUT_RATE:
@@ -24,12 +25,12 @@ class PassthroughEngine:
     def voices(self) -> Mapping[str, str]:
         return {"none": "the caller's own sound"}
 
-    def open(self, slot: int, voice: str) -> None:
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
         pass
 
     def close(self, slot: int) -> None:
         pass
 
-    def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> tuple[torch.Tensor, StageTimes]:
+    def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
         end = self.geometry.window_samples - self.geometry.right_samples_out
-        return window[:, end - self.geometry.engine_samples : end].clone(), {}
+        return batch.window[:, end - self.geometry.engine_samples : end].clone(), {}

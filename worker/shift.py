@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from worker import envelope, pitch, psola
-from worker.engine import StageTimes
+from worker.engine import Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 from worker.voices import Voice, VoiceError, load_voice
 
@@ -84,6 +84,7 @@ class ShiftEngine:
     """Implements ``worker.engine.Engine``."""
 
     name = "shift"
+    keeps_speech = False
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class ShiftEngine:
     def voices(self) -> Mapping[str, str]:
         return self._voices
 
-    def open(self, slot: int, voice: str) -> None:
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
         index = self._index[voice]
         row = torch.tensor([slot], device=self.device)
         blank = Caller.blank(1, self.device)
@@ -123,13 +124,13 @@ class ShiftEngine:
         self._callers.put(torch.tensor([slot], device=self.device), Caller.blank(1, self.device))
 
     @torch.inference_mode()
-    def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> tuple[torch.Tensor, StageTimes]:
+    def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
         geometry = self.geometry
-        caller = self._callers.take(rows)
+        caller = self._callers.take(batch.rows)
         stop = geometry.window_samples - geometry.right_units * INPUT_RATE // 50
         start = stop - geometry.engine_samples
-        out, times = _convert(caller, self._profile, window, geometry.block_samples_in, start, stop)
-        self._callers.put(rows, caller)
+        out, times = _convert(caller, self._profile, batch.window, geometry.block_samples_in, start, stop)
+        self._callers.put(batch.rows, caller)
         return out, times
 
     @torch.inference_mode()

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from loguru import logger
 
-from worker.engine import Engine, StageTimes
+from worker.engine import Batch, Engine, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
+from worker.vad import EnergyGate, Gate
 
 Pcm = npt.NDArray[np.int16]
 
@@ -32,11 +33,23 @@ class PoolFull(RuntimeError):
     """Every slot is taken."""
 
 
+class OutOfMemory(RuntimeError):
+    """The device has no memory for a batch of this size; a smaller one may fit. All rows are as they were."""
+
+
 class UnknownVoice(KeyError):
     """The engine has no such voice."""
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the gate says of one block."""
+
+    speech: bool
+    error: str | None = None  # why the block cannot be used; it counts as silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,10 @@ class Step:
 
 
 class StreamPool:
-    """Sessions as rows. Not thread safe: one thread owns it and its engine."""
+    """Sessions as rows. Not thread safe: one thread owns it and its engine.
+
+    A block is first listened to, which rolls its row's context; then it is either converted or skipped.
+    """
 
     def __init__(
         self,
@@ -66,30 +82,25 @@ class StreamPool:
         *,
         device: str | torch.device = "cpu",
         rms_mix_rate: float = 1.0,
-        gate_dbfs: float = -60.0,
-        hangover_blocks: int = 2,
+        gate: Gate | None = None,
     ) -> None:
         """rms_mix_rate: 0 gives the output the input's loudness, 1 leaves the engine's alone.
 
-        gate_dbfs: a block none of whose 20 ms reaches this rms is silence, once ``hangover_blocks`` such blocks have
-        passed. Raises ``ValueError`` for values out of range.
+        gate: None is an ``EnergyGate``. Raises ``ValueError`` for values out of range.
         """
         if max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, got {max_sessions}")
         if not 0.0 <= rms_mix_rate <= 1.0:
             raise ValueError(f"rms_mix_rate must be within 0 and 1, got {rms_mix_rate}")
-        if hangover_blocks < 0:
-            raise ValueError(f"hangover_blocks must not be negative, got {hangover_blocks}")
         self.engine = engine
         self.geometry: Geometry = engine.geometry
         self.max_sessions = max_sessions
         self.device = torch.device(device)
         self._rms_mix_rate = rms_mix_rate
-        self._gate = 10 ** (gate_dbfs / 20)
-        self._hangover_blocks = hangover_blocks
+        self._gate = gate or EnergyGate(max_sessions)
         self._window = torch.zeros(max_sessions, self.geometry.window_samples, device=self.device)
         self._tail = torch.zeros(max_sessions, self.geometry.crossfade_samples, device=self.device)
-        self._loud_blocks_left = np.zeros(max_sessions, dtype=np.int64)  # blocks the gate stays open without sound
+        self._position = torch.zeros(max_sessions, dtype=torch.int64, device=self.device)  # units heard
         self._open = np.zeros(max_sessions, dtype=bool)
 
     @property
@@ -97,12 +108,13 @@ class StreamPool:
         """Slots in use."""
         return int(self._open.sum())
 
-    def open(self, voice: str, history: Pcm | None = None) -> int:
+    @torch.inference_mode()
+    def open(self, voice: str, history: Pcm | None = None, options: SessionOptions | None = None, seed: int = 0) -> int:
         """Take a free slot for a new session and return it; every row of it starts afresh.
 
         history: the latest 16 kHz samples that an earlier worker has already been given, any number of them; the
-        session goes on from there. Raises ``PoolFull``, ``UnknownVoice``, and ``ValueError`` unless history is int16
-        ``[n]``.
+        session goes on from there. seed: in [0, 2^63), of the session's noise. Raises ``PoolFull``, ``UnknownVoice``,
+        and ``ValueError`` unless history is int16 ``[n]``.
         """
         if voice not in self.engine.voices:
             raise UnknownVoice(f"no voice {voice!r}; there are {', '.join(self.engine.voices)}")
@@ -112,75 +124,101 @@ class StreamPool:
         if not len(free):
             raise PoolFull(f"all {self.max_sessions} sessions are taken")
         slot = int(free[0])
-        self.engine.open(slot, voice)
+        self.engine.open(slot, voice, options or SessionOptions(), seed)
         self._window[slot].zero_()
         self._tail[slot].zero_()
-        self._loud_blocks_left[slot] = 0
+        self._position[slot] = 0
+        heard = None
         if history is not None and len(history):
-            self._recall(slot, history[-self.geometry.window_samples :])
+            heard = torch.from_numpy(history / np.float32(_FULL_SCALE)).to(self.device)
+            recent = heard[-self.geometry.window_samples :]
+            self._window[slot, -len(recent) :] = recent
+        self._gate.open(slot, heard)
         self._open[slot] = True
         return slot
 
     def close(self, slot: int) -> None:
         """Free the slot. Raises ``ValueError`` if it is not open."""
-        self._check_open(slot)
+        self._check([slot])
         self._open[slot] = False
         self.engine.close(slot)
 
     @torch.inference_mode()
+    def listen(self, slots: Sequence[int], blocks: Sequence[Pcm]) -> list[Heard]:
+        """Roll each row's context by its next block, int16 ``[geometry.block_samples_in]`` at 16 kHz, and say who
+        speaks. A block of another size counts as silence and is named. Raises ``ValueError`` for slots that are not
+        open or named twice."""
+        self._check(slots)
+        if len(blocks) != len(slots):
+            raise ValueError("listen needs a block for each slot")
+        if not slots:
+            return []
+        errors = [self._fault(block) for block in blocks]
+        rows = torch.tensor(slots, device=self.device)
+        newest = self._newest(blocks, errors)
+        speech = self._gate.hear(slots, newest)
+        self._roll(rows, newest, speech)
+        return [Heard(bool(said) and error is None, error) for said, error in zip(speech, errors, strict=True)]
+
+    @torch.inference_mode()
+    def convert(self, slots: Sequence[int], steps: int = 1) -> Step:
+        """The model's answer to the block that each of ``slots`` was listened to last. steps: at most so many solver
+        steps.
+
+        An engine error and output that is not finite each cost their own row one block of silence and set its
+        ``error``. Raises ``OutOfMemory``; then the same rows may be converted again.
+        """
+        self._check(slots)
+        if not slots:
+            return Step([], {})
+        clock = _Clock(self.device)
+        rows = torch.tensor(slots, device=self.device)
+        window = self._window[rows]
+        batch = Batch(rows, window, self._position[rows], steps)
+        made, errors = self._ask_engine(batch, clock.times)
+        if self._rms_mix_rate < 1.0:
+            with clock.stage("rms_mix"):
+                failed = torch.tensor([error is not None for error in errors], device=self.device)
+                mixed = rms_mix(window, made, self.geometry, self._rms_mix_rate)
+                made = torch.where(failed[:, None], made, mixed)
+        return self._emit(rows, made, [error is None for error in errors], errors, clock)
+
+    @torch.inference_mode()
+    def skip(self, slots: Sequence[int]) -> Step:
+        """Silence in place of the block that each of ``slots`` was listened to last; its start fades out the sound
+        before it."""
+        self._check(slots)
+        if not slots:
+            return Step([], {})
+        rows = torch.tensor(slots, device=self.device)
+        made = torch.zeros(len(slots), self.geometry.engine_samples, device=self.device)
+        return self._emit(rows, made, [False] * len(slots), [None] * len(slots), _Clock(self.device))
+
     def step(
         self, slots: Sequence[int], blocks: Sequence[Pcm], concealed: Sequence[bool] | None = None, steps: int = 1
     ) -> Step:
-        """Convert one block of each of ``slots``: int16 ``[geometry.block_samples_in]`` at 16 kHz.
+        """Listen to a block of each of ``slots``, convert who speaks and skip the others, all in one.
 
-        concealed: rows answered with silence without asking the engine (their context rolls on). steps: solver steps.
-        A block of the wrong size, an engine error and output that is not finite each cost their own row one block of
-        silence and set its ``error``. Raises ``ValueError`` for slots that are not open or named twice.
+        concealed: rows that are skipped although they may speak.
         """
-        if not slots:
-            return Step([], {})
-        if len(set(slots)) != len(slots) or len(blocks) != len(slots):
-            raise ValueError("step needs distinct slots and one block for each")
+        heard = self.listen(slots, blocks)
+        hidden = [False] * len(slots) if concealed is None else list(concealed)
+        speaks = [one.speech and not hide for one, hide in zip(heard, hidden, strict=True)]
+        said = self.convert([slot for slot, says in zip(slots, speaks, strict=True) if says], steps)
+        unsaid = self.skip([slot for slot, says in zip(slots, speaks, strict=True) if not says])
+        converted, skipped = iter(said.blocks), iter(unsaid.blocks)
+        out = []
+        for one, says in zip(heard, speaks, strict=True):
+            block = next(converted) if says else next(skipped)
+            out.append(block if one.error is None else replace(block, error=one.error))
+        return Step(out, said.stages or unsaid.stages)
+
+    def _check(self, slots: Sequence[int]) -> None:
+        if len(set(slots)) != len(slots):
+            raise ValueError("a call needs distinct slots")
         for slot in slots:
-            self._check_open(slot)
-        clock = _Clock(self.device)
-        rows = torch.tensor(slots, device=self.device)
-        errors: list[str | None] = [self._fault(block) for block in blocks]
-        with clock.stage("roll"):
-            window = self._roll(rows, blocks, errors)
-            loud = self._hear(slots, window)
-        hidden = np.zeros(len(slots), dtype=bool) if concealed is None else np.asarray(concealed, dtype=bool)
-        speaks = loud & ~hidden & np.array([error is None for error in errors])
-        made = window.new_zeros(len(slots), self.geometry.engine_samples)
-        asked = np.flatnonzero(speaks)
-        if len(asked):
-            self._ask_engine(asked, rows, window, steps, made, errors, clock.times)
-            speaks &= np.array([error is None for error in errors])
-            if self._rms_mix_rate < 1.0:
-                with clock.stage("rms_mix"):
-                    said = torch.from_numpy(np.flatnonzero(speaks)).to(self.device)
-                    made[said] = rms_mix(window[said], made[said], self.geometry, self._rms_mix_rate)
-        with clock.stage("sola"):
-            joined, tail = sola(made, self._tail[rows], self.geometry)
-            self._tail[rows] = tail
-            pcm = (joined * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16).cpu().numpy()
-        return Step(
-            [BlockOut(pcm[i], bool(speaks[i]), errors[i]) for i in range(len(slots))],
-            clock.times,
-        )
-
-    def _check_open(self, slot: int) -> None:
-        if not 0 <= slot < self.max_sessions or not self._open[slot]:
-            raise ValueError(f"slot {slot} is not open")
-
-    def _recall(self, slot: int, history: Pcm) -> None:
-        self._window[slot, -len(history) :] = torch.from_numpy(history / np.float32(_FULL_SCALE)).to(self.device)
-        block = self.geometry.block_samples_in
-        for age in range(self._hangover_blocks + 1):
-            recent = history[max(0, len(history) - (age + 1) * block) : len(history) - age * block]
-            if _loudest_unit(torch.from_numpy(recent / np.float32(_FULL_SCALE))[None])[0] >= self._gate:
-                self._loud_blocks_left[slot] = self._hangover_blocks - age
-                return
+            if not 0 <= slot < self.max_sessions or not self._open[slot]:
+                raise ValueError(f"slot {slot} is not open")
 
     def _fault(self, block: Pcm) -> str | None:
         wanted = (self.geometry.block_samples_in,)
@@ -188,56 +226,80 @@ class StreamPool:
             return f"a block must be int16 {wanted}, got {block.dtype} {block.shape}"
         return None
 
-    def _roll(self, rows: torch.Tensor, blocks: Sequence[Pcm], errors: Sequence[str | None]) -> torch.Tensor:
-        """Windows ``[B, window_samples]`` with the newest block at their end; a faulty block counts as silence."""
-        length = self.geometry.block_samples_in
-        pcm = np.zeros((len(blocks), length), dtype=np.int16)
-        for i, (block, error) in enumerate(zip(blocks, errors, strict=True)):
+    def _newest(self, blocks: Sequence[Pcm], errors: Sequence[str | None]) -> torch.Tensor:
+        """The blocks as float32 ``[B, block_samples_in]``; a faulty one counts as silence."""
+        cuda = self.device.type == "cuda"
+        pcm = torch.zeros(len(blocks), self.geometry.block_samples_in, dtype=torch.int16, pin_memory=cuda)
+        for row, block, error in zip(pcm, blocks, errors, strict=True):
             if error is None:
-                pcm[i] = block
-        newest = torch.from_numpy(pcm).to(self.device).float() / _FULL_SCALE
-        window = torch.cat((self._window[rows, length:], newest), dim=1)
+                row.copy_(torch.tensor(block))
+        return pcm.to(self.device, non_blocking=True).float() / _FULL_SCALE
+
+    def _roll(self, rows: torch.Tensor, newest: torch.Tensor, speech: npt.NDArray[np.bool_]) -> None:
+        """Append ``newest``. Where nobody speaks, an engine that keeps speech keeps its left context, and only what
+        follows rolls on (as in fast-vc)."""
+        length = self.geometry.block_samples_in
+        before = self._window[rows]
+        window = torch.cat((before[:, length:], newest), dim=1)
+        if self.engine.keeps_speech and not speech.all():
+            left = self.geometry.left_units * _UNIT_IN
+            kept = torch.cat((before[:, :left], window[:, left:]), dim=1)
+            window = torch.where(torch.from_numpy(speech).to(self.device)[:, None], window, kept)
         self._window[rows] = window
-        return window
+        self._position[rows] += self.geometry.block_units
 
-    def _hear(self, slots: Sequence[int], window: torch.Tensor) -> npt.NDArray[np.bool_]:
-        """Whether each row speaks: its newest block is loud, or one of the last few was."""
-        newest = window[:, -self.geometry.block_samples_in :]
-        loud = (_loudest_unit(newest) >= self._gate).cpu().numpy()
-        left = self._loud_blocks_left[list(slots)]
-        self._loud_blocks_left[list(slots)] = np.where(loud, self._hangover_blocks, np.maximum(left - 1, 0))
-        return loud | (left > 0)
-
-    def _ask_engine(
-        self,
-        asked: npt.NDArray[np.int64],
-        rows: torch.Tensor,
-        window: torch.Tensor,
-        steps: int,
-        made: torch.Tensor,
-        errors: list[str | None],
-        times: StageTimes,
-    ) -> None:
-        """Fill rows ``asked`` of ``made``; on an engine error each is tried alone, so that only the bad ones fail."""
-        batches = [asked]
-        while batches:
-            batch = batches.pop()
-            index = torch.from_numpy(batch).to(self.device)
+    def _ask_engine(self, batch: Batch, times: StageTimes) -> tuple[torch.Tensor, list[str | None]]:
+        """What the engine makes ``[B, engine_samples]``, zeros where it failed, and why. After an engine error each
+        row is tried alone, so that only the bad ones fail."""
+        count = len(batch.rows)
+        made = batch.window.new_zeros(count, self.geometry.engine_samples)
+        errors: list[str | None] = [None] * count
+        parts = [np.arange(count)]
+        while parts:
+            part = parts.pop()
+            at = torch.from_numpy(part).to(self.device)
             try:
-                out, stages = self.engine.convert(rows[index], window[index], steps)
+                out, stages = self.engine.convert(
+                    Batch(batch.rows[at], batch.window[at], batch.position[at], batch.steps)
+                )
                 finite = out.isfinite().all(dim=1).cpu().numpy()
             except Exception as error:
-                logger.exception("the engine failed on a batch of {}", len(batch))
-                if len(batch) > 1:
-                    batches += [batch[i : i + 1] for i in range(len(batch))]
+                if _is_out_of_memory(error):
+                    raise OutOfMemory(f"no memory for a batch of {len(part)}") from error
+                logger.exception("the engine failed on a batch of {}", len(part))
+                if len(part) > 1:
+                    parts += [part[i : i + 1] for i in range(len(part))]
                 else:
-                    errors[batch[0]] = f"engine: {type(error).__name__}: {error}"
+                    errors[part[0]] = f"engine: {type(error).__name__}: {error}"
                 continue
             for stage, ms in stages.items():
                 times[stage] = times.get(stage, 0.0) + ms
-            made[index[finite]] = out[finite]
-            for i in batch[~finite]:
+            made[at[torch.from_numpy(finite)]] = out[torch.from_numpy(finite)]
+            for i in part[~finite]:
                 errors[i] = "engine: output is not finite"
+        return made, errors
+
+    def _emit(
+        self,
+        rows: torch.Tensor,
+        made: torch.Tensor,
+        speech: Sequence[bool],
+        errors: Sequence[str | None],
+        clock: _Clock,
+    ) -> Step:
+        with clock.stage("sola"):
+            joined, tail = sola(made, self._tail[rows], self.geometry)
+            self._tail[rows] = tail
+            scaled = (joined * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
+            pcm = scaled.to(torch.int16).cpu().numpy()
+        blocks = [BlockOut(*parts) for parts in zip(pcm, speech, errors, strict=True)]
+        return Step(blocks, clock.times)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU allocator's words
 
 
 def sola(made: torch.Tensor, tail: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,14 +344,6 @@ def _rms_track(wave: torch.Tensor, unit: int, frame_units: int, samples: int) ->
     rms = wave.unfold(1, frame_units * unit, unit).square().mean(dim=2).sqrt()
     spread = torch.nn.functional.interpolate(rms[:, None], samples + 1, mode="linear", align_corners=True)
     return spread[:, 0, :-1]
-
-
-def _loudest_unit(wave: torch.Tensor) -> torch.Tensor:
-    """Rms ``[B]`` of the loudest whole 20 ms of ``wave [B, N]`` at 16 kHz; 0 where there is none."""
-    count = wave.shape[1] // _UNIT_IN
-    if not count:
-        return wave.new_zeros(wave.shape[0])
-    return wave[:, -count * _UNIT_IN :].unflatten(1, (count, _UNIT_IN)).square().mean(dim=2).amax(dim=1).sqrt()
 
 
 class _Clock:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from shared.messages import Audio, Chunk, Close, Failed, Open, Opened
+from worker.engine import Batch
 from worker.geometry import Geometry
 from worker.passthrough import PassthroughEngine
 from worker.scheduler import Scheduler
@@ -181,11 +181,11 @@ def test_a_lost_gateway_takes_its_sessions_along() -> None:
 class Poisoned(PassthroughEngine):
     """Cannot stand loud rows: NaN above 0.5, an exception above 0.9."""
 
-    def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> Any:
-        peak = window.abs().amax(dim=1)
+    def convert(self, batch: Batch) -> Any:
+        peak = batch.window.abs().amax(dim=1)
         if (peak > 0.9).any():
             raise RuntimeError("poisoned")
-        made, times = super().convert(rows, window, steps)
+        made, times = super().convert(batch)
         made[peak > 0.5] = float("nan")
         return made, times
 
@@ -208,10 +208,10 @@ def test_the_engine_is_stuck_only_while_a_batch_runs() -> None:
     seen: list[float] = []
 
     class Slow(PassthroughEngine):
-        def convert(self, rows: torch.Tensor, window: torch.Tensor, steps: int) -> Any:
+        def convert(self, batch: Batch) -> Any:
             house.now += 7
             seen.append(house.scheduler.stuck_for())
-            return super().convert(rows, window, steps)
+            return super().convert(batch)
 
     house.pool.engine = Slow(GEOMETRY)
     house.open("a")

@@ -20,6 +20,7 @@ from tools.evaluate_shift import (
     words_kept,
 )
 from worker import pitch, psola
+from worker.engine import Batch, SessionOptions
 from worker.geometry import Geometry
 from worker.shift import DEFAULT_GEOMETRY, ShiftEngine
 from worker.streams import StreamPool
@@ -148,46 +149,51 @@ def test_loudness_is_kept_and_nothing_clips(engine: ShiftEngine) -> None:
         assert np.abs(out.astype(int)).max() < 0.7 * 32768
 
 
+def batch_of(slots: list[int], window: torch.Tensor) -> Batch:
+    return Batch(torch.tensor(slots), window, torch.zeros(len(slots), dtype=torch.int64), steps=1)
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     waves = [as_wave(path) for path in (WOMAN, MAN, ITALIAN_MAN)]
     voices = list_voices(VOICES)
     together, alone = ShiftEngine(voices, 8), ShiftEngine(voices, 8)
     names = list(together.voices)
     for slot in range(7):
-        together.open(slot, names[slot % 3])
-    alone.open(5, names[5 % 3])
+        together.open(slot, names[slot % 3], SessionOptions(), 0)
+    alone.open(5, names[5 % 3], SessionOptions(), 0)
     block = DEFAULT_GEOMETRY.block_samples_in
     for step in range(1, 12):
         if step == 5:
-            together.open(7, names[1])  # a newcomer learns from its whole window, the others do not
+            together.open(
+                7, names[1], SessionOptions(), 0
+            )  # a newcomer learns from its whole window, the others do not
         slots = [slot for slot in range(8) if slot < 7 or step >= 5]
         windows = torch.stack([window_at(waves[slot % 3], step * block + slot * 4_000) for slot in slots])
-        batch, _ = together.convert(torch.tensor(slots), windows, 1)
-        single, _ = alone.convert(torch.tensor([5]), windows[5:6], 1)
+        batch, _ = together.convert(batch_of(slots, windows))
+        single, _ = alone.convert(batch_of([5], windows[5:6]))
         assert batch.shape == (len(slots), DEFAULT_GEOMETRY.engine_samples)
         assert torch.allclose(batch[5], single[0], atol=1e-3)
 
 
 def test_a_reopened_row_remembers_nothing(engine: ShiftEngine) -> None:
     window = window_at(as_wave(WOMAN), 16_000)[None]
-    rows = torch.tensor([3])
-    engine.open(3, "carlo")
-    first, _ = engine.convert(rows, window, 1)
-    engine.convert(rows, window_at(as_wave(MAN), 16_000)[None], 1)
+    engine.open(3, "carlo", SessionOptions(), 0)
+    first, _ = engine.convert(batch_of([3], window))
+    engine.convert(batch_of([3], window_at(as_wave(MAN), 16_000)[None]))
     engine.close(3)
-    engine.open(3, "carlo")
-    again, _ = engine.convert(rows, window, 1)
+    engine.open(3, "carlo", SessionOptions(), 0)
+    again, _ = engine.convert(batch_of([3], window))
     assert torch.equal(first, again)
 
 
 def test_the_same_sound_in_two_windows_has_its_pulses_in_the_same_places(engine: ShiftEngine) -> None:
     """Settled, a window begins as the last one ended, up to a shift of some milliseconds: phase is carried over."""
     wave, geometry = as_wave(WOMAN), engine.geometry
-    engine.open(0, "carlo")
+    engine.open(0, "carlo", SessionOptions(), 0)
     overlap = geometry.crossfade_samples + geometry.search_samples
     agreement, last = [], None
     for step in range(1, 30):
-        out, _ = engine.convert(torch.tensor([0]), window_at(wave, step * geometry.block_samples_in)[None], 1)
+        out, _ = engine.convert(batch_of([0], window_at(wave, step * geometry.block_samples_in)[None]))
         if last is not None and last.std() > 0.01:
             agreement.append(float(torch.nn.functional.cosine_similarity(last, out[0, :overlap], dim=0)))
         last = out[0, -overlap:]
@@ -195,8 +201,8 @@ def test_the_same_sound_in_two_windows_has_its_pulses_in_the_same_places(engine:
 
 
 def test_silence_converts_to_silence(engine: ShiftEngine) -> None:
-    engine.open(0, "carlo")
-    out, _ = engine.convert(torch.tensor([0]), torch.zeros(1, engine.geometry.window_samples), 1)
+    engine.open(0, "carlo", SessionOptions(), 0)
+    out, _ = engine.convert(batch_of([0], torch.zeros(1, engine.geometry.window_samples)))
     assert not out.any()
 
 
@@ -208,16 +214,16 @@ def test_hostile_sound_gives_finite_bounded_output(engine: ShiftEngine) -> None:
     noise = torch.rand(samples, generator=torch.Generator().manual_seed(1)) * 2 - 1
     window = torch.stack((square, click, noise, torch.ones(samples), torch.sin(at * at / 2e4)))
     for slot in range(5):
-        engine.open(slot, "june")
+        engine.open(slot, "june", SessionOptions(), 0)
     for _ in range(3):
-        out, _ = engine.convert(torch.arange(5), window, 1)
+        out, _ = engine.convert(batch_of([0, 1, 2, 3, 4], window))
         assert out.isfinite().all()
         assert out.abs().max() < 8
 
 
 def test_unknown_voices_and_unfit_references_and_geometries_are_refused(tmp_path: Path, engine: ShiftEngine) -> None:
     with pytest.raises(KeyError):
-        engine.open(0, "nobody")
+        engine.open(0, "nobody", SessionOptions(), 0)
     with pytest.raises(ValueError, match="puts out 16000 Hz"):
         ShiftEngine(list_voices(VOICES), 1, geometry=Geometry.from_ms(block_ms=200, left_ms=720, output_rate=22_050))
     with pytest.raises(ValueError, match="left context"):

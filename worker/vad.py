@@ -1,0 +1,200 @@
+"""Speech gates: which sessions speak, so that silence costs no diffusion call.
+
+A gate owns a row of state a session. ``EnergyGate`` asks for loudness alone; ``SileroGate`` runs Silero's voice
+activity detector (Silero Team, "Silero VAD", MIT licence) for all rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from worker.geometry import INPUT_RATE
+
+Flags = npt.NDArray[np.bool_]
+
+UNIT = INPUT_RATE // 50
+FRAME = 512  # samples a decision
+CONTEXT = 64  # samples of the frame before it that the network also hears
+PAD = 64
+WIDTH = 128
+RECALL_S = 2.0  # of a session's history that a reopened row listens to
+
+
+class Gate(Protocol):
+    """Decides for each row whether its newest block is speech."""
+
+    def open(self, slot: int, history: Tensor | None = None) -> None:
+        """Start row ``slot`` afresh. history: float32 ``[n]`` at 16 kHz that the session has already heard."""
+        ...
+
+    def hear(self, slots: Sequence[int], newest: Tensor) -> Flags:
+        """newest: float32 ``[B, n]``, the next block of each of ``slots``. Returns bool ``[B]``."""
+        ...
+
+
+class _Hangover:
+    """Keeps a gate open for some blocks after the last that had speech, so that no word loses its end."""
+
+    def __init__(self, max_sessions: int, blocks: int) -> None:
+        if blocks < 0:
+            raise ValueError(f"hangover_blocks must not be negative, got {blocks}")
+        self._blocks = blocks
+        self.left = np.zeros(max_sessions, dtype=np.int64)
+
+    def open(self, slot: int) -> None:
+        self.left[slot] = 0
+
+    def extend(self, slots: Sequence[int], speech: Flags) -> Flags:
+        left = self.left[list(slots)]
+        self.left[list(slots)] = np.where(speech, self._blocks, np.maximum(left - 1, 0))
+        return speech | (left > 0)
+
+
+class EnergyGate:
+    """A block is speech if any 20 ms of it reach ``threshold_dbfs``."""
+
+    def __init__(self, max_sessions: int, *, threshold_dbfs: float = -60.0, hangover_blocks: int = 2) -> None:
+        self._level = 10 ** (threshold_dbfs / 20)
+        self._hangover = _Hangover(max_sessions, hangover_blocks)
+
+    def open(self, slot: int, history: Tensor | None = None) -> None:
+        self._hangover.open(slot)
+        if history is not None and len(history):
+            # Blocks have not been cut yet: the whole remembered stretch counts as one.
+            self.hear([slot], history[None, -int(RECALL_S * INPUT_RATE) :])
+
+    def hear(self, slots: Sequence[int], newest: Tensor) -> Flags:
+        loud: Flags = (loudest_unit(newest) >= self._level).cpu().numpy()
+        return self._hangover.extend(slots, loud)
+
+
+class SileroVad(nn.Module):
+    """Speech probability of 32 ms frames: a spectrum, four convolutions, an LSTM over the frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 258, 256, 128, bias=False)
+        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, 2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, 2, padding=1)
+        self.conv4 = nn.Conv1d(64, WIDTH, 3, padding=1)
+        self.lstm_cell = nn.LSTMCell(WIDTH, WIDTH)
+        self.final_conv = nn.Conv1d(WIDTH, 1, 1)
+
+    @classmethod
+    def bundled(cls) -> SileroVad:
+        """With the weights that the ``silero-vad`` package ships."""
+        spec = find_spec("silero_vad")
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError("worker.vad: silero needs the package silero-vad; install it, or use vad: energy")
+        vad = cls()
+        vad.load_state_dict(load_file(Path(spec.submodule_search_locations[0]) / "data/silero_vad_16k.safetensors"))
+        return vad.eval().requires_grad_(False)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """frames: ``[M, CONTEXT + FRAME]`` at 16 kHz in [-1, 1]. Returns ``[M, WIDTH]``; no state is involved."""
+        x = self.stft_conv(F.pad(frames[:, None], (0, PAD), mode="reflect"))
+        x = (x[:, :129].square() + x[:, 129:].square()).sqrt()
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = F.relu(conv(x))
+        return x[..., 0]
+
+    def forward(self, features: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One frame of each row: features ``[B, WIDTH]``. Returns the probability of speech ``[B]`` and the state."""
+        h, c = self.lstm_cell(features, state)
+        probability = self.final_conv(F.relu(h)[..., None]).sigmoid()[:, 0, 0]
+        return probability, (h, c)
+
+
+class SileroGate:
+    """Silero's detector with a row of state a session: its LSTM, the samples not yet heard, and whether it is open.
+
+    A closed gate opens at a frame of at least ``on``; an open one closes at a block without a frame of at least
+    ``off``, after ``hangover_blocks`` such blocks.
+    """
+
+    def __init__(
+        self,
+        max_sessions: int,
+        *,
+        device: str | torch.device = "cpu",
+        on: float = 0.5,
+        off: float = 0.35,
+        hangover_blocks: int = 1,
+        vad: SileroVad | None = None,
+    ) -> None:
+        if not 0 < off <= on < 1:
+            raise ValueError(f"vad thresholds must hold 0 < off <= on < 1, got on {on}, off {off}")
+        self._on, self._off = on, off
+        self._hangover = _Hangover(max_sessions, hangover_blocks)
+        self._vad = (vad or SileroVad.bundled()).to(device)
+        self._device = torch.device(device)
+        self._state = torch.zeros(2, max_sessions, WIDTH, device=device)
+        self._rest = torch.zeros(max_sessions, CONTEXT + FRAME, device=device)  # heard by no frame yet, at its end
+        self._waiting = np.zeros(max_sessions, dtype=np.int64)  # how many samples of it
+
+    def open(self, slot: int, history: Tensor | None = None) -> None:
+        self._hangover.open(slot)
+        self._state[:, slot] = 0
+        self._rest[slot] = 0
+        self._waiting[slot] = 0
+        if history is not None and len(history):
+            self.hear([slot], history[None, -int(RECALL_S * INPUT_RATE) :].to(self._device))
+
+    @torch.inference_mode()
+    def hear(self, slots: Sequence[int], newest: Tensor) -> Flags:
+        if not len(slots):
+            return np.zeros(0, dtype=bool)
+        loudest = self._loudest(list(slots), newest)
+        threshold = np.where(self._hangover.left[list(slots)] > 0, self._off, self._on)
+        speech: Flags = loudest >= threshold
+        return self._hangover.extend(slots, speech)
+
+    def _loudest(self, slots: list[int], newest: Tensor) -> npt.NDArray[np.float32]:
+        """Highest probability of any frame that each row's new samples complete; 0 where they complete none."""
+        rows = torch.tensor(slots, device=self._device)
+        waiting, length = self._waiting[slots], newest.shape[1]
+        counts = (waiting + length) // FRAME
+        most = int(counts.max(initial=0))
+        # Every row's samples end where its new block ends; its first frame begins where the last one heard ended.
+        sound = torch.cat([self._rest[rows], newest], dim=1)
+        self._rest[rows] = sound[:, -(CONTEXT + FRAME) :]
+        self._waiting[slots] = waiting + length - counts * FRAME
+        if most == 0:
+            return np.zeros(len(slots), dtype=np.float32)
+        begin = torch.from_numpy(FRAME - waiting).to(self._device)  # less the context
+        at = torch.arange(most, device=self._device)[:, None] * FRAME + torch.arange(
+            CONTEXT + FRAME, device=self._device
+        )
+        index = (begin[:, None, None] + at).clamp(max=sound.shape[1] - 1)
+        frames = sound[:, None].expand(-1, most, -1).gather(2, index)
+        features = self._vad.features(frames.flatten(0, 1)).unflatten(0, (len(slots), most))
+        state = self._state[:, rows]
+        loudest = sound.new_zeros(len(slots))
+        has = torch.from_numpy(counts).to(self._device)
+        for frame in range(most):
+            probability, (h, c) = self._vad(features[:, frame], (state[0], state[1]))
+            here = frame < has
+            state = torch.where(here[:, None], torch.stack([h, c]), state)
+            loudest = torch.where(here, torch.maximum(loudest, probability), loudest)
+        self._state[:, rows] = state
+        result: npt.NDArray[np.float32] = loudest.cpu().numpy()
+        return result
+
+
+def loudest_unit(wave: Tensor) -> Tensor:
+    """Rms ``[B]`` of the loudest whole 20 ms of ``wave [B, N]`` at 16 kHz; 0 where there is none."""
+    count = wave.shape[1] // UNIT
+    if not count:
+        return wave.new_zeros(wave.shape[0])
+    return wave[:, -count * UNIT :].unflatten(1, (count, UNIT)).square().mean(dim=2).amax(dim=1).sqrt()
