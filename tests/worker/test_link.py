@@ -39,10 +39,10 @@ from shared.config import load
 import worker.main, worker.passthrough
 delay_s = float(sys.argv[2])
 convert = worker.passthrough.PassthroughEngine.convert
-def slow(self, rows, window, steps):
-    if (window[:, -10:] == 7777 / 32768).all():
+def slow(self, batch):
+    if (batch.window[:, -10:] == 7777 / 32768).all():
         time.sleep(delay_s)
-    return convert(self, rows, window, steps)
+    return convert(self, batch)
 worker.passthrough.PassthroughEngine.convert = slow
 sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", "worker-test"))
 """
