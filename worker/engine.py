@@ -14,6 +14,11 @@ import torch
 
 from worker.geometry import Geometry
 
+
+class PoolFull(RuntimeError):
+    """No room for one more session."""
+
+
 StageTimes = dict[str, float]  # stage name -> milliseconds
 
 
@@ -56,9 +61,11 @@ class Engine(Protocol):
         ...
 
     def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
-        """Reset row ``slot`` for a new session with reference ``voice``. Raises ``KeyError`` for an unknown voice.
+        """Reset row ``slot`` for a new session with reference ``voice``.
 
-        seed: in [0, 2^63); of a session's noise, so that the session can be reproduced.
+        Raises ``KeyError`` for an unknown voice, ``VoiceError`` for a reference that turns out to be of no use,
+        ``PoolFull`` if there is no room for one more voice. seed: in [0, 2^63); of a session's noise, so that the
+        session can be reproduced.
         """
         ...
 

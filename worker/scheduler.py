@@ -17,7 +17,8 @@ from loguru import logger
 
 from shared.log import for_session
 from shared.messages import Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
-from worker.streams import BlockOut, Pcm, PoolFull, StreamPool, UnknownVoice
+from worker.engine import PoolFull
+from worker.streams import BlockOut, Pcm, StreamPool, UnknownVoice
 
 CREDIT = 2  # chunks of a session that may wait here
 MAX_INBOX = 100_000  # messages; reached only if the engine hangs while gateways ignore their credit

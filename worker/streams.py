@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from loguru import logger
 
-from worker.engine import Batch, Engine, SessionOptions, StageTimes
+from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 from worker.vad import EnergyGate, Gate
 
@@ -27,10 +27,6 @@ _FULL_SCALE = 32768.0
 _UNIT_IN = INPUT_RATE // 50
 _RMS_FRAME_UNITS = 4
 _RMS_FLOOR = 1e-3
-
-
-class PoolFull(RuntimeError):
-    """Every slot is taken."""
 
 
 class OutOfMemory(RuntimeError):

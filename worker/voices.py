@@ -7,6 +7,7 @@ them and fix their order; recordings it does not mention follow by name.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from worker.geometry import INPUT_RATE
 
 SUFFIXES = (".flac", ".wav", ".ogg")
 MIN_PROMPT_S = 1.0
+MARGIN_S = 0.01
 SILENCE_DBFS = -60.0
 MAX_NAME_LENGTH = 64
 
@@ -71,29 +73,44 @@ def list_voices(folder: Path) -> list[Voice]:
     return [_voice(name, paths[name], described.get(name, {})) for name in order]
 
 
-def load_voice(voice: Voice, max_prompt_s: float = 25.0) -> Wave:
-    """The recording as float32 ``[n]`` in [-1, 1], 16 kHz mono, at most ``max_prompt_s`` seconds from its start.
+def load_voice(voice: Voice, max_prompt_s: float = 25.0, rate: int = INPUT_RATE) -> Wave:
+    """The recording as float32 ``[n]`` in [-1, 1], mono at ``rate``, at most ``max_prompt_s`` seconds from its start.
 
     Any rate and channel count that libsndfile reads; channels are averaged. Raises ``VoiceError`` if the file cannot be
     read, holds values that are not finite, lasts less than 1 s, or is silent (below -60 dBFS rms).
     """
     try:
         with soundfile.SoundFile(voice.path) as file:
-            rate = file.samplerate
-            wave = file.read(frames=int(max_prompt_s * rate), dtype="float32", always_2d=True).mean(axis=1)
+            recorded = file.samplerate
+            # A little more than is kept, so that every long recording gives exactly as many samples at any rate.
+            wave = file.read(frames=int((max_prompt_s + MARGIN_S) * recorded), dtype="float32", always_2d=True).mean(
+                axis=1
+            )
     except (OSError, RuntimeError) as error:  # libsndfile's own error is a RuntimeError
         raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path.name}: {error}") from error
     if not np.isfinite(wave).all():
         raise VoiceError(f"voice {voice.name!r}: {voice.path.name} holds values that are not finite")
-    if rate != INPUT_RATE:
-        wave = soxr.resample(wave, rate, INPUT_RATE)
-    seconds = len(wave) / INPUT_RATE
+    if rate != recorded:
+        wave = soxr.resample(wave, recorded, rate)
+    wave = wave[: int(max_prompt_s * rate)]
+    seconds = len(wave) / rate
     if seconds < MIN_PROMPT_S:
         raise VoiceError(f"voice {voice.name!r}: {seconds:.2f} s is too short, at least {MIN_PROMPT_S:g} s are needed")
     rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
     if rms < 10 ** (SILENCE_DBFS / 20):
         raise VoiceError(f"voice {voice.name!r}: the recording is silent")
     return np.ascontiguousarray(np.clip(wave, -1.0, 1.0), dtype=np.float32)
+
+
+def shortest_s(voices: Sequence[Voice]) -> float:
+    """Seconds of the shortest recording, from the files' headers. Raises ``VoiceError`` for an unreadable one."""
+    durations = []
+    for voice in voices:
+        try:
+            durations.append(float(soundfile.info(voice.path).duration))
+        except (OSError, RuntimeError) as error:
+            raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path.name}: {error}") from error
+    return min(durations)
 
 
 def _descriptions(path: Path) -> dict[str, dict[str, Any]]:

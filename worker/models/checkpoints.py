@@ -45,6 +45,10 @@ class Layout:
     mirrors: tuple[str, ...] = ()  # repositories to try when the first has no such file
     config_file: str | None = None  # beside the weights, read by the network's configuration
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if self.config_file is None else (self.file, self.config_file)
+
 
 @dataclass(frozen=True, slots=True)
 class Network:

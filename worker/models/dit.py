@@ -90,6 +90,11 @@ class Times:
         blocks = None if self.blocks is None else self.blocks[row]
         return Times(self.token[row], blocks, self.norm[row], tuple(part[row] for part in self.head))
 
+    def rows(self, index: Tensor) -> Times:
+        """Rows ``index [R]``: a time for each row of a batch."""
+        blocks = None if self.blocks is None else self.blocks[index]
+        return Times(self.token[index], blocks, self.norm[index], tuple(part[index] for part in self.head))
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:

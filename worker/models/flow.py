@@ -8,13 +8,14 @@ waits for the device or depends on values, so a whole call can be captured as a 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.models.dit import DiT
+from worker.models.dit import DiT, Times
 
 Schedule = Literal["linear", "cosine"]
 
@@ -29,6 +30,14 @@ def time_span(steps: int, schedule: Schedule) -> Tensor:
     return span if schedule == "linear" else 1 - torch.cos(math.pi / 2 * span)
 
 
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """Where rows of one call differ."""
+
+    steps: Tensor  # int64 [B], in 1 .. the solver's steps; a row of fewer steps is done early and then stays
+    guidance: Tensor  # float32 [B], 0 or more
+
+
 class FlowSolver:
     """A solver with a fixed number of steps; make one for each number in use.
 
@@ -41,10 +50,30 @@ class FlowSolver:
         if not 0 <= guidance < math.inf:
             raise ValueError(f"guidance must be 0 or more, got {guidance}")
         self.dit = dit
+        self.steps = steps
         self.guidance = guidance
+        self.schedule = schedule
+        self._device = dit.cond_x_merge_linear.weight.device
         span = time_span(steps, schedule)
         self.sizes: list[float] = (span[1:] - span[:-1]).tolist()
-        self.times = dit.times(span[:-1].to(dit.cond_x_merge_linear.weight.device))
+        self.times = dit.times(span[:-1].to(self._device))
+        self._shorter: tuple[Times, Tensor] | None = None
+
+    @torch.inference_mode()
+    def prepare_rows(self) -> None:
+        """Compute what calls with ``RowOptions`` need; the first such call does it too."""
+        if self._shorter is None:
+            spans = [time_span(steps, self.schedule) for steps in range(1, self.steps + 1)]
+            times = self.dit.times(torch.cat([span[:-1] for span in spans]).to(self._device))
+            self._shorter = times, torch.cat([span.diff() for span in spans]).to(self._device)
+
+    def _row_step(self, step: int, rows: RowOptions) -> tuple[Times, Tensor]:
+        """Times ``[R]`` of a step for both branches' rows, and its sizes ``[B, 1, 1]``: 0 where a row is done."""
+        assert self._shorter is not None
+        times, sizes = self._shorter
+        index = rows.steps * (rows.steps - 1) // 2 + (rows.steps - 1).clamp(max=step)
+        size = sizes[index] * (rows.steps > step)
+        return times.rows(index.repeat(2)), size[:, None, None]
 
     @torch.inference_mode()
     def __call__(
@@ -55,10 +84,12 @@ class FlowSolver:
         style: Tensor,
         lens: Tensor | None = None,
         prompt_lens: Tensor | None = None,
+        rows: RowOptions | None = None,
     ) -> Tensor:
         """noise: ``[B, C, T]``, standard normal, overwritten by nobody. mu: ``[B, T, D]``, prompt then source content.
         prompt: mel ``[B, C, P]``. style: ``[B, 192]``. lens, prompt_lens: int64 ``[B]``, valid frames of each item;
-        None: all ``T``, all ``P``. Returns the mel ``[B, C, T]``, zero in the prompt and beyond an item's length.
+        None: all ``T``, all ``P``. rows: steps and guidance of each item, in place of the solver's. Returns the mel
+        ``[B, C, T]``, zero in the prompt and beyond an item's length.
         """
         length = noise.shape[-1]
         frames = torch.arange(length, device=noise.device)
@@ -70,12 +101,22 @@ class FlowSolver:
         if lens is not None:
             free = free & (frames < lens[:, None])[:, None]
 
-        conditions = self.dit.conditions(prompt_x, style, mu, lens, with_null=self.guidance > 0)
+        guided = rows is not None or self.guidance > 0
+        rate: float | Tensor = self.guidance
+        if rows is not None:
+            self.prepare_rows()
+            rate = rows.guidance[:, None, None]
+        conditions = self.dit.conditions(prompt_x, style, mu, lens, with_null=guided)
         x = noise * free
-        for step, size in enumerate(self.sizes):
-            velocity = self.dit.velocity(x, self.times.at(step), conditions)
-            if self.guidance > 0:
+        for step in range(self.steps):
+            size: float | Tensor = self.sizes[step]
+            if rows is None:
+                times = self.times.at(step)
+            else:
+                times, size = self._row_step(step, rows)
+            velocity = self.dit.velocity(x, times, conditions)
+            if guided:
                 conditional, null = velocity.chunk(2)
-                velocity = (1 + self.guidance) * conditional - self.guidance * null
+                velocity = (1 + rate) * conditional - rate * null
             x = (x + size * velocity).where(free, 0)
         return x

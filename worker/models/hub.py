@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -19,14 +19,9 @@ from torch import nn
 
 from worker.models.bigvgan import BigVganConfig
 from worker.models.checkpoints import NETWORKS, CheckpointError, Layout, first_line, load_network, network_named
+from worker.models.spec import SPECS, spec_named
 
 DEFAULT_FOLDER = Path("checkpoints")
-
-MODELS: Mapping[str, tuple[str, ...]] = {
-    "tiny": ("cfm_tiny", "regulator_tiny", "xlsr", "campplus", "hift"),
-    "small": ("cfm_small", "regulator_small", "whisper", "campplus", "bigvgan_22k"),
-    "base": ("cfm_base", "regulator_base", "whisper", "campplus", "bigvgan_44k", "rmvpe"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +37,12 @@ class FileState:
         return self.path.stat().st_size if self.path else 0
 
 
-def model_named(name: str) -> tuple[str, ...]:
-    """The networks of a model. Raises ``CheckpointError`` for an unknown one."""
-    if name not in MODELS:
-        raise CheckpointError(f"unknown model {name!r}; known are {', '.join(MODELS)}.")
-    return MODELS[name]
-
-
 def files(model: str, folder: Path = DEFAULT_FOLDER) -> list[FileState]:
     """The files of a model and where they are; the network is not asked."""
     states = []
-    for network in model_named(model):
+    for network in spec_named(model).networks:
         layout = NETWORKS[network].layout
-        for file in filter(None, (layout.file, layout.config_file)):
+        for file in layout.files:
             state = FileState(layout.repository, file, find(layout, file, folder))
             if state not in states:  # one file holds the transformer and the regulator
                 states.append(state)
@@ -63,17 +51,19 @@ def files(model: str, folder: Path = DEFAULT_FOLDER) -> list[FileState]:
 
 def fetch(model: str, folder: Path = DEFAULT_FOLDER) -> list[FileState]:
     """Download what is missing of a model, with progress bars. Raises ``CheckpointError``."""
-    for network in model_named(model):
+    for network in spec_named(model).networks:
         layout = NETWORKS[network].layout
-        for file in filter(None, (layout.file, layout.config_file)):
+        for file in layout.files:
             obtain(layout, file, folder)
     return files(model, folder)
 
 
-def load(network: str, folder: Path = DEFAULT_FOLDER) -> nn.Module:
-    """A network with its published weights, downloaded if they are not here. Raises ``CheckpointError``."""
+def load(network: str, folder: Path = DEFAULT_FOLDER, config: Any = None) -> nn.Module:
+    """A network with its published weights, downloaded if they are not here. Raises ``CheckpointError``.
+
+    config: its sizes; None: as published.
+    """
     layout = network_named(network).layout
-    config = None
     if layout.config_file is not None:
         path = obtain(layout, layout.config_file, folder)
         try:
@@ -81,6 +71,11 @@ def load(network: str, folder: Path = DEFAULT_FOLDER) -> nn.Module:
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: not a configuration of {network} ({first_line(error)}).") from error
     return load_network(network, obtain(layout, layout.file, folder), config)
+
+
+def layout_of(network: str) -> Layout:
+    """How a network is published. Raises ``CheckpointError`` for an unknown one."""
+    return network_named(network).layout
 
 
 def find(layout: Layout, file: str, folder: Path) -> Path | None:
@@ -126,13 +121,13 @@ def cache(folder: Path) -> Path:
 def is_unambiguous(file: str) -> bool:
     """Whether only one repository publishes a file of this name."""
     layouts = [network.layout for network in NETWORKS.values()]
-    return len({layout.repository for layout in layouts if file in (layout.file, layout.config_file)}) == 1
+    return len({layout.repository for layout in layouts if file in layout.files}) == 1
 
 
 def table(folder: Path = DEFAULT_FOLDER) -> str:
     """What ``fast-vc models list`` prints: every model's files, and which are here."""
     lines = []
-    for model in MODELS:
+    for model in SPECS:
         states = files(model, folder)
         here = sum(state.path is not None for state in states)
         lines.append(f"{model}: {here} of {len(states)} files here")
