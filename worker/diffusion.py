@@ -73,6 +73,18 @@ class Rows:
     prompt: Tensor  # int64 [B], rows of the bank
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the engine knows of each slot."""
+
+    prompt: Tensor  # int64 [slots], rows of the bank
+    steps: Tensor  # int64 [slots], at most
+    guidance: Tensor  # [slots]
+    shift: Tensor  # [slots], semitones
+    seed: Tensor  # int64 [slots]
+    pitches: Tensor  # [slots, HISTOGRAM_BINS], voiced frames so far
+
+
 class DiffusionEngine:
     """Implements ``worker.engine.Engine``."""
 
@@ -102,7 +114,7 @@ class DiffusionEngine:
         self.geometry = geometry
         self.name = pipeline.networks.name
         self.max_steps = steps
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
         self.layout = Layout.of(geometry, pipeline, dit_left_units, frames)
@@ -110,13 +122,15 @@ class DiffusionEngine:
         self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
         self._voice_of: dict[int, str] = {}
         self._plain = [True] * max_sessions  # rows with the worker's own steps and guidance
-        self._prompt = torch.zeros(max_sessions, dtype=torch.int64, device=device)
-        self._steps = torch.full((max_sessions,), steps, dtype=torch.int64, device=device)
-        self._guidance = torch.full((max_sessions,), pipeline.guidance, device=device)
-        self._shift = torch.zeros(max_sessions, device=device)
-        self._seed = torch.zeros(max_sessions, dtype=torch.int64, device=device)
-        self._pitches = torch.zeros(max_sessions, pitch.HISTOGRAM_BINS, device=device)
-        self._graphs = GraphCache(self._graphed) if graphs and device.type == "cuda" else None
+        self.state = State(
+            prompt=torch.zeros(max_sessions, dtype=torch.int64, device=device),
+            steps=torch.full((max_sessions,), steps, dtype=torch.int64, device=device),
+            guidance=torch.full((max_sessions,), pipeline.guidance, device=device),
+            shift=torch.zeros(max_sessions, device=device),
+            seed=torch.zeros(max_sessions, dtype=torch.int64, device=device),
+            pitches=torch.zeros(max_sessions, pitch.HISTOGRAM_BINS, device=device),
+        )
+        self._graphs = GraphCache(self._captured_call) if graphs and device.type == "cuda" else None
 
     @property
     def voices(self) -> Mapping[str, str]:
@@ -125,12 +139,13 @@ class DiffusionEngine:
     def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
         row = self.bank.acquire(voice)
         self._voice_of[slot] = voice
-        guidance = self._pipeline.guidance if options.guidance is None else options.guidance
+        guidance = self.pipeline.guidance if options.guidance is None else options.guidance
         steps = self.max_steps if options.steps is None else min(options.steps, self.max_steps)
-        self._plain[slot] = guidance == self._pipeline.guidance and steps == self.max_steps
-        self._prompt[slot], self._seed[slot] = row, seed
-        self._steps[slot], self._guidance[slot], self._shift[slot] = steps, guidance, options.f0_shift
-        self._pitches[slot] = 0
+        self._plain[slot] = guidance == self.pipeline.guidance and steps == self.max_steps
+        state = self.state
+        state.prompt[slot], state.seed[slot] = row, seed
+        state.steps[slot], state.guidance[slot], state.shift[slot] = steps, guidance, options.f0_shift
+        state.pitches[slot] = 0
 
     def close(self, slot: int) -> None:
         self.bank.release(self._voice_of.pop(slot))
@@ -138,36 +153,36 @@ class DiffusionEngine:
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
         steps = min(batch.steps, self.max_steps)
-        at = batch.rows
+        at, state = batch.rows, self.state
         rows = Rows(
             window=batch.window,
             position=batch.position,
-            seed=self._seed[at],
-            pitches=self._pitches[at],
-            shift=self._shift[at],
-            steps=self._steps[at].clamp(max=steps),
-            guidance=self._guidance[at],
-            prompt=self._prompt[at],
+            seed=state.seed[at],
+            pitches=state.pitches[at],
+            shift=state.shift[at],
+            steps=state.steps[at].clamp(max=steps),
+            guidance=state.guidance[at],
+            prompt=state.prompt[at],
         )
-        clock = _Laps(self._pipeline.device)
+        clock = _Laps(self.pipeline.device)
         if self._graphs is not None:
             (wave, pitches), times = self._graphs.run(rows, steps), {}
             clock.lap("graph")
         else:
             # Whether rows differ is known on the host, and rows that do not are spared what it costs.
             plain = all(self._plain[slot] for slot in at.tolist())
-            wave, pitches = self._call(rows, steps, mixed=not plain, clock=clock)
+            wave, pitches = self.call(rows, steps, mixed=not plain, clock=clock)
         times = clock.times()
-        self._pitches[at] = pitches
+        state.pitches[at] = pitches
         return wave, times
 
-    def _graphed(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
-        return self._call(rows, steps, mixed=self._pipeline.guidance > 0, clock=None)
+    def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
+        return self.call(rows, steps, mixed=self.pipeline.guidance > 0)
 
-    def _call(self, rows: Rows, steps: int, *, mixed: bool, clock: _Laps | None) -> tuple[Tensor, Tensor]:
+    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: _Laps | None = None) -> tuple[Tensor, Tensor]:
         """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
         or depends on one, so that it can be captured."""
-        pipeline, layout, config = self._pipeline, self.layout, self._pipeline.mel_config
+        pipeline, layout, config = self.pipeline, self.layout, self.pipeline.mel_config
         lap = clock.lap if clock is not None else _no_lap
         prompts = self.bank.take(rows.prompt)
         content = pipeline.networks.content(rows.window)[:, layout.dropped_units :][:, : layout.kept_units]
@@ -175,7 +190,7 @@ class DiffusionEngine:
         f0, pitches = None, rows.pitches
         if pipeline.networks.tracker is not None:
             tracked = pipeline.networks.tracker(rows.window)
-            pitches = self._learn(tracked, rows.pitches)
+            pitches = self.learn(tracked, rows.pitches)
             f0 = transpose_pitch(tracked, pitches, prompts, rows.shift)
             f0 = f0[:, layout.dropped_units * F0_A_UNIT :][:, : layout.kept_units * F0_A_UNIT]
             lap("f0")
@@ -197,7 +212,7 @@ class DiffusionEngine:
         lap("vocoder")
         return wave[:, layout.wave_from :][:, : self.geometry.engine_samples], pitches
 
-    def _learn(self, f0: Tensor, pitches: Tensor) -> Tensor:
+    def learn(self, f0: Tensor, pitches: Tensor) -> Tensor:
         """Add the newest block's voiced frames to the caller's histogram; all frames, while nothing is known."""
         count = self.geometry.block_units * F0_A_UNIT
         newest = torch.arange(f0.shape[1], device=f0.device) >= f0.shape[1] - count
