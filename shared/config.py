@@ -80,22 +80,55 @@ class LinkConfig(_Section):
 class WorkerConfig(_Section):
     """One worker: its engine, its geometry and its bounds."""
 
-    model: Literal["shift", "passthrough"] = "shift"
+    model: Literal["shift", "passthrough", "tiny", "small", "base"] = "shift"
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    checkpoints_dir: Path = Path("checkpoints")
+    dit_checkpoint_path: Path | None = None
+    dit_config_path: Path | None = None
     max_sessions: Annotated[int, Field(ge=1, le=10_000)] = 16
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    gather_ms: Annotated[float, Field(ge=0, le=10)] = 0.0
+    load_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    warm_up_s: Seconds = 60.0
     block_ms: Annotated[int, Field(ge=40, le=2000, multiple_of=20)] = 200
     left_ms: UnitMs = 400
+    dit_left_ms: UnitMs | None = None
     crossfade_ms: UnitMs = 40
     search_ms: UnitMs = 20
     right_ms: UnitMs = 20
     steps: Annotated[int, Field(ge=1, le=100)] = 10
+    min_steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=10)] = 0.7
+    max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
+    max_f0_shift: Annotated[float, Field(ge=0, le=24)] = 12.0
+    schedule: Literal["linear", "cosine"] = "cosine"
     rms_mix_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
+    vad: Literal["energy", "silero"] = "energy"
     silence_dbfs: Annotated[float, Field(ge=-120, le=0)] = -60.0
+    vad_on: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    vad_off: Annotated[float, Field(gt=0, lt=1)] = 0.35
+    vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 2
     voices_dir: Path = Path("worker/assets/voices")
-    max_prompt_s: Seconds = 10.0
+    max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 10.0
+    max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
     stuck_after_s: Seconds = 5.0
+
+    @property
+    def fewest_steps(self) -> int:
+        """`min_steps`; half of `steps` where it is not given."""
+        return -(-self.steps // 2) if self.min_steps is None else self.min_steps
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> WorkerConfig:
+        if self.min_steps is not None and self.min_steps > self.steps:
+            raise ValueError(f"min_steps = {self.min_steps} must not exceed steps = {self.steps}")
+        if self.vad_off > self.vad_on:
+            raise ValueError(f"vad_off = {self.vad_off} must not exceed vad_on = {self.vad_on}")
+        if self.dit_left_ms is not None and self.dit_left_ms > self.left_ms:
+            raise ValueError(f"dit_left_ms = {self.dit_left_ms} must not exceed left_ms = {self.left_ms}")
+        return self
 
     @model_validator(mode="after")
     def _delay_fits(self) -> WorkerConfig:

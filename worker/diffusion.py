@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker import pitch
-from worker.engine import Batch, SessionOptions, StageTimes
+from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 from worker.graphs import GraphCache
 from worker.models.flow import RowOptions
@@ -101,9 +101,13 @@ class DiffusionEngine:
         max_prompt_s: float = 5.0,
         max_prompts: int = 64,
         steps: int = 10,
+        max_guidance: float = 2.0,
+        max_f0_shift: float = 12.0,
         graphs: bool = True,
     ) -> None:
-        """steps: the most of any call. graphs: capture CUDA graphs where there is CUDA.
+        """steps: the most of any call. max_guidance, max_f0_shift: limits of a session's wishes; where the worker has
+        no guidance a session has none, because it would double the cost of everybody's batch. graphs: capture CUDA
+        graphs where there is CUDA.
 
         Raises ``VoiceError`` for a reference of no use, ``ValueError`` for a geometry that does not fit.
         """
@@ -114,6 +118,11 @@ class DiffusionEngine:
         self.geometry = geometry
         self.name = pipeline.networks.name
         self.max_steps = steps
+        self.limits = OptionLimits(
+            steps,
+            max_guidance if pipeline.guidance > 0 else 0.0,
+            max_f0_shift if pipeline.networks.tracker is not None else 0.0,
+        )
         self.pipeline = pipeline
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))

@@ -32,6 +32,39 @@ class SessionOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionLimits:
+    """What a session may ask of a model. A limit of 0 means that the model cannot do it at all."""
+
+    max_steps: int
+    max_guidance: float
+    max_f0_shift: float  # semitones, either way
+
+    def check(self, options: Mapping[str, float]) -> SessionOptions:
+        """Typed options. Raises ``ValueError`` naming what is unknown or out of its limits."""
+        bounds = {
+            "steps": (1.0, float(self.max_steps)),
+            "guidance": (0.0, self.max_guidance),
+            "f0_shift": (-self.max_f0_shift, self.max_f0_shift),
+        }
+        possible = [name for name, (_, high) in bounds.items() if high > 0]
+        for name, value in options.items():
+            if name not in possible:
+                raise ValueError(f"options.{name}: this model knows {', '.join(possible) or 'no options'}")
+            low, high = bounds[name]
+            if not low <= value <= high:
+                raise ValueError(f"options.{name} must be within {low:g} and {high:g}, got {value:g}")
+        steps = options.get("steps")
+        if steps is not None and steps != int(steps):
+            raise ValueError(f"options.steps must be a whole number, got {steps:g}")
+        return SessionOptions(
+            None if steps is None else int(steps), options.get("guidance"), options.get("f0_shift", 0.0)
+        )
+
+
+NO_OPTIONS = OptionLimits(0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One window of each of ``B`` sessions."""
 
@@ -53,6 +86,11 @@ class Engine(Protocol):
     @property
     def voices(self) -> Mapping[str, str]:
         """Voice name -> one line that describes it. The first is the default."""
+        ...
+
+    @property
+    def limits(self) -> OptionLimits:
+        """What a session may ask for."""
         ...
 
     @property

@@ -11,44 +11,21 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 from loguru import logger
 
-from shared.config import Config, ConfigError, WorkerConfig, resolve
+from shared.config import Config, ConfigError
 from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys, parse_endpoint
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
 from shared.state import remove_state, write_state
 from worker.engine import Engine
-from worker.geometry import INPUT_RATE, Geometry
+from worker.factory import make_engine, make_gate
+from worker.geometry import INPUT_RATE
 from worker.link import WorkerLink
-from worker.passthrough import PassthroughEngine
 from worker.scheduler import Scheduler
-from worker.shift import ShiftEngine
 from worker.streams import StreamPool
-from worker.vad import EnergyGate
-from worker.voices import VoiceError, list_voices
-
-
-def make_engine(config: WorkerConfig, device: str) -> Engine:
-    """The configured model. Raises `ConfigError` with what to do."""
-    try:
-        geometry = Geometry.from_ms(
-            block_ms=config.block_ms,
-            left_ms=config.left_ms,
-            crossfade_ms=config.crossfade_ms,
-            search_ms=config.search_ms,
-            right_ms=config.right_ms,
-        )
-        if config.model == "passthrough":
-            return PassthroughEngine(geometry)
-        voices = list_voices(resolve(config.voices_dir))
-        return ShiftEngine(
-            voices, config.max_sessions, geometry=geometry, device=device, max_prompt_s=config.max_prompt_s
-        )
-    except (VoiceError, ValueError) as error:
-        raise ConfigError(f"worker: {error}") from None
+from worker.warmup import warm_up
 
 
 def check_device(device: str) -> None:
@@ -60,22 +37,6 @@ def check_device(device: str) -> None:
     if index >= count:
         found = f"{count} CUDA devices" if count else "no CUDA device"
         raise ConfigError(f"worker.device: {device} is not there, this host has {found}; use --device cpu")
-
-
-def warm_up(pool: StreamPool, sizes: tuple[int, ...]) -> float:
-    """Run batches of `sizes` once with noise, so that the first caller waits for nothing; milliseconds of the last."""
-    voice = next(iter(pool.engine.voices))
-    took_ms = 0.0
-    for size in sorted({min(size, pool.max_sessions) for size in sizes}):
-        slots = [pool.open(voice) for _ in range(size)]
-        noise = np.random.default_rng(0).integers(-3000, 3000, pool.geometry.block_samples_in).astype(np.int16)
-        for _ in range(2):
-            began = time.perf_counter()
-            pool.step(slots, [noise] * size)
-            took_ms = (time.perf_counter() - began) * 1000
-        for slot in slots:
-            pool.close(slot)
-    return took_ms
 
 
 class Worker:
@@ -96,13 +57,12 @@ class Worker:
             settings.max_sessions,
             device=device,
             rms_mix_rate=settings.rms_mix_rate,
-            gate=EnergyGate(settings.max_sessions, threshold_dbfs=settings.silence_dbfs),
+            gate=make_gate(settings, device),
         )
-        took_ms = warm_up(pool, (1, settings.max_batch))
-        logger.info("{} on {}: a full batch takes {:.1f} ms of {} ms", engine.name, device, took_ms, settings.block_ms)
-        self._hello = self._introduce(engine)
+        planner = warm_up(pool, settings)
+        self._hello = self._introduce(engine, min(settings.max_sessions, planner.capacity))
         self._link = WorkerLink(gateways, self._hello, keys, settings.stuck_after_s, self._write_state)
-        self._scheduler = Scheduler(pool, self._link.reply, max_batch=settings.max_batch, steps=settings.steps)
+        self._scheduler = Scheduler(pool, self._link.reply, planner, gather_s=settings.gather_ms / 1000)
         self._started = time.time()
         self._signals = 0
 
@@ -130,7 +90,7 @@ class Worker:
         if self._signals > 1:
             os._exit(1)
 
-    def _introduce(self, engine: Engine) -> Hello:
+    def _introduce(self, engine: Engine, capacity: int) -> Hello:
         geometry = engine.geometry
         return Hello(
             protocol=PROTOCOL_VERSION,
@@ -144,7 +104,7 @@ class Worker:
             history_ms=-(-geometry.history_samples * 1000 // INPUT_RATE),
             sample_rate_out=geometry.output_rate,
             voices=[VoiceInfo(name, description) for name, description in engine.voices.items()],
-            capacity=self._config.worker.max_sessions,
+            capacity=capacity,
         )
 
     @property
@@ -162,7 +122,7 @@ class Worker:
             "device": self._device,
             "model": self._hello.model,
             "sessions": self._scheduler.sessions,
-            "capacity": self._hello.capacity,
+            "capacity": self._scheduler.capacity,
             "started": self._started,
         }
         with suppress(OSError):  # a full disk stops no call

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from worker.engine import Batch, SessionOptions, StageTimes
+from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 
 
@@ -15,6 +15,7 @@ class PassthroughEngine:
 
     name = "passthrough"
     keeps_speech = False
+    limits = NO_OPTIONS
 
     def __init__(self, geometry: Geometry) -> None:
         if geometry.output_rate != INPUT_RATE:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from worker import envelope, pitch, psola
-from worker.engine import Batch, SessionOptions, StageTimes
+from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 from worker.voices import Voice, VoiceError, load_voice
 
@@ -85,6 +85,7 @@ class ShiftEngine:
 
     name = "shift"
     keeps_speech = False
+    limits = NO_OPTIONS
 
     def __init__(
         self,

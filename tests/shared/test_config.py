@@ -43,7 +43,11 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ),
         ("FASTVC_GATEWAY__PORT", "eighty", ["gateway.port", "integer", "'eighty'"]),
         ("FASTVC_GATEWAY__PORT", "70000", ["gateway.port", "65535"]),
-        ("FASTVC_WORKER__MODEL", "larynx", ["worker.model", "'shift' or 'passthrough'", "'larynx'"]),
+        (
+            "FASTVC_WORKER__MODEL",
+            "larynx",
+            ["worker.model", "'shift', 'passthrough', 'tiny', 'small' or 'base'", "'larynx'"],
+        ),
         ("FASTVC_WORKER__BLOCK_MS", "210", ["worker.block_ms", "multiple of 20"]),
         ("FASTVC_WORKER__BLOCK_MS", "60", ["worker", "must not exceed block_ms = 60"]),
         ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),

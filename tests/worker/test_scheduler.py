@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from shared.messages import Audio, Chunk, Close, Failed, Open, Opened
+from worker.cost import CostModel
 from worker.engine import Batch
 from worker.geometry import Geometry
 from worker.passthrough import PassthroughEngine
+from worker.plan import Planner
 from worker.scheduler import Scheduler
 from worker.streams import StreamPool
 
@@ -27,7 +29,8 @@ class House:
         engine = engine or PassthroughEngine(GEOMETRY)
         self.pool = StreamPool(engine, max_sessions, rms_mix_rate=1.0)
         reply = lambda gateway, message: self.answers.append((gateway, message))  # noqa: E731
-        self.scheduler = Scheduler(self.pool, reply, max_batch=max_batch, steps=4, clock=lambda: self.now)
+        planner = Planner(CostModel(), max_batch=max_batch, min_steps=4, max_steps=4, block_s=0.1)
+        self.scheduler = Scheduler(self.pool, reply, planner, clock=lambda: self.now)
 
     def open(self, *names: str, epoch: int = 0, gateway: int = 0, voice: str = "none") -> None:
         for name in names:
