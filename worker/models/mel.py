@@ -63,6 +63,7 @@ class MelConfig:
 TINY = MelConfig(rate=22_050, n_fft=1024, hop=256, bins=80, fmax=8000.0)
 SMALL = MelConfig(rate=22_050, n_fft=1024, hop=256, bins=80, fmax=11_025.0)
 BASE = MelConfig(rate=44_100, n_fft=2048, hop=512, bins=128, fmax=22_050.0)
+NANO = MelConfig(rate=16_000, n_fft=1024, hop=256, bins=80, fmax=8000.0)
 
 
 class MelSpectrogram(nn.Module):

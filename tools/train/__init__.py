@@ -1,0 +1,1 @@
+"""From Debian's speech packages to the bundled ``nano`` model: ``python -m tools.train``."""
