@@ -234,7 +234,7 @@ class Endpoint:
         layout = Layout.fit(hello.block_ms, hello.delay_ms, hello.sample_rate_out, config.prefill_ms, lag_ms)
         session = Session(request, layout, self._threads, config.max_waiting_blocks)
         voice = request.voice or hello.voices[0].name
-        stream = Stream(self._pool, request.session_id, voice, hello.model, layout, session.on_answer)
+        stream = Stream(self._pool, request.session_id, voice, hello.model, layout, session.on_answer, request.options)
         session.stream = stream
         self._pool.adopt(stream, worker)
         return session, stream

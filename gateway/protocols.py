@@ -61,6 +61,7 @@ class SessionRequest:
     opus_frame_ms: float
     voice: str | None
     model: str | None
+    options: dict[str, float] = field(default_factory=dict)  # the worker knows their limits
 
 
 class ClientProtocol(Protocol):
@@ -102,6 +103,16 @@ def _check_frame(frame_ms: float) -> None:
         raise ValueError(f"opus_frame_duration must be one of {allowed} (ms), got {frame_ms}")
 
 
+class _Options(BaseModel):
+    """What a session may ask of the model; each worker has its own limits within these."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=10)] | None = None
+    f0_shift: Annotated[float, Field(ge=-24, le=24)] | None = None
+
+
 class _Config(_Message):
     """First message of the standard protocol."""
 
@@ -117,6 +128,7 @@ class _Config(_Message):
     opus_frame_duration: float = 20
     voice: Name | None = None
     model: Name | None = None
+    options: _Options | None = None
 
     @model_validator(mode="after")
     def _opus_fits(self) -> _Config:
@@ -254,6 +266,9 @@ def _from_config(config: _Config) -> SessionRequest:
         opus_frame_ms=config.opus_frame_duration,
         voice=config.voice,
         model=config.model,
+        options={k: float(v) for k, v in config.options.model_dump(exclude_none=True).items()}
+        if config.options
+        else {},
     )
 
 

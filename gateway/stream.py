@@ -48,10 +48,18 @@ class Stream:
     """Owned by a session, fed by it, and known to the pool under the session's id."""
 
     def __init__(
-        self, pool: Pool, session_id: str, voice: str, model: str, layout: Layout, sink: Callable[[Answer], None]
+        self,
+        pool: Pool,
+        session_id: str,
+        voice: str,
+        model: str,
+        layout: Layout,
+        sink: Callable[[Answer], None],
+        options: dict[str, float] | None = None,
     ) -> None:
         self.session_id = session_id
         self.voice, self.model, self.layout = voice, model, layout
+        self._options = options or {}
         self.worker: WorkerRecord | None = None
         self.epoch = 0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,7 +120,7 @@ class Stream:
         self._unanswered.clear()
         self._at_worker.clear()
         history = np.concatenate(self._history).tobytes() if self._history else b""
-        self._pool.send(worker, Open(self.session_id, self.epoch, self.voice, history))
+        self._pool.send(worker, Open(self.session_id, self.epoch, self.voice, history, self._options))
         self._pump()
 
     def orphan(self) -> None:

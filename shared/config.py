@@ -80,7 +80,7 @@ class LinkConfig(_Section):
 class WorkerConfig(_Section):
     """One worker: its engine, its geometry and its bounds."""
 
-    model: Literal["shift", "passthrough", "tiny", "small", "base"] = "shift"
+    model: Literal["nano", "tiny", "small", "base", "shift", "passthrough"] = "shift"
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     threads: Annotated[int, Field(ge=1, le=256)] = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worker import pitch
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
-from worker.geometry import INPUT_RATE, Geometry
+from worker.geometry import Geometry
 from worker.graphs import GraphCache
 from worker.models.flow import RowOptions
 from worker.models.networks import F0_RATE
@@ -213,8 +213,7 @@ class DiffusionEngine:
         lap("dit")
         pitch_of_mel = None
         if f0 is not None:
-            index = torch.arange(layout.mel_frames, device=f0.device) * f0.shape[1] // layout.mel_frames
-            pitch_of_mel = f0[:, index][:, layout.vocoder_from :]
+            pitch_of_mel = at_mel_frames(f0, layout.mel_frames)[:, layout.vocoder_from :]
         wave = pipeline.vocode(
             mel[..., layout.vocoder_from :], pitch_of_mel, (start + layout.vocoder_from) * config.hop, rows.seed
         )
@@ -229,6 +228,12 @@ class DiffusionEngine:
         counted = (f0 > 0) & (newest | fresh)
         fade = torch.exp(-counted.sum(dim=1, keepdim=True) / (PITCH_MEMORY_S * F0_RATE))
         return pitches * fade + pitch.histogram(f0.clamp(min=pitch.MIN_F0_HZ), counted)
+
+
+def at_mel_frames(f0: Tensor, frames: int) -> Tensor:
+    """f0 ``[B, F]`` at the centres of so many mel frames over the same time."""
+    index = (2 * torch.arange(frames, device=f0.device) + 1) * f0.shape[1] // (2 * frames)
+    return f0[:, index]
 
 
 def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor) -> Tensor:
@@ -272,6 +277,3 @@ class _Laps:
             elif isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):
                 times[stage] = before.elapsed_time(after)
         return times
-
-
-assert INPUT_RATE == 16_000

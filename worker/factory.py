@@ -11,13 +11,14 @@ from worker.diffusion import DiffusionEngine
 from worker.engine import Engine
 from worker.geometry import Geometry
 from worker.models.checkpoints import CheckpointError
-from worker.models.networks import Networks, load_networks
+from worker.models.networks import Networks, load_bundled, load_networks
 from worker.passthrough import PassthroughEngine
 from worker.pipeline import Pipeline
 from worker.shift import ShiftEngine
 from worker.vad import EnergyGate, Gate, SileroGate
 from worker.voices import VoiceError, list_voices
 
+BUNDLED = "nano"
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DIT_LEFT_MS = 1500  # at most, where the configuration does not say
 
@@ -64,6 +65,8 @@ def load_model(
     model: str, folder: Path, dit_checkpoint: Path | None = None, dit_config: Path | None = None
 ) -> Networks:
     """Any model that a `Pipeline` runs. Raises `CheckpointError`."""
+    if model == BUNDLED:
+        return load_bundled()
     return load_networks(model, folder, dit_checkpoint=dit_checkpoint, dit_config=dit_config)
 
 

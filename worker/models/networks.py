@@ -23,6 +23,10 @@ from worker.models.dit import DiT, DiTConfig
 from worker.models.fbank import KaldiFbank
 from worker.models.hift import HARMONICS, Hift
 from worker.models.mel import MelConfig, MelSpectrogram
+from worker.models.nano import WEIGHTS, load_nano
+from worker.models.nano_content import CONTENT_MEL, NanoContent
+from worker.models.nano_vocoder import NanoVocoder
+from worker.models.ragged import by_length
 from worker.models.regulator import LengthRegulator
 from worker.models.rmvpe import Rmvpe, RmvpeMel, decode_f0
 from worker.models.spec import SPECS, ModelSpec, fine_tuned, spec_named
@@ -70,6 +74,21 @@ class WhisperFeatures(ContentFeatures):
 
     def frames(self, samples: Tensor) -> Tensor:
         return samples // SAMPLES_A_FRAME + 1
+
+
+class NanoFeatures(ContentFeatures):
+    def __init__(self, encoder: NanoContent) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        if lens is None:
+            out: Tensor = self.encoder(wave)
+            return out
+        return nn.utils.rnn.pad_sequence(by_length(self.encoder, wave, lens), batch_first=True)
+
+    def frames(self, samples: Tensor) -> Tensor:
+        return samples // CONTENT_MEL.hop
 
 
 class CamPlusStyle(nn.Module):
@@ -137,6 +156,20 @@ class BigVganVocoder(Vocoder):
 
     def forward(self, mel: Tensor, f0: Tensor | None, noise: Tensor | None, phase: Tensor | None) -> Tensor:
         out: Tensor = self.network(mel)
+        return out
+
+
+class PulseVocoder(Vocoder):
+    noise_rows = 1
+
+    def __init__(self, network: NanoVocoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, mel: Tensor, f0: Tensor | None, noise: Tensor | None, phase: Tensor | None) -> Tensor:
+        assert f0 is not None
+        assert noise is not None
+        out: Tensor = self.network(mel, f0, noise[:, 0])
         return out
 
 
@@ -231,6 +264,21 @@ def load_networks(
         dit=dit,
         vocoder=_vocoder(vocoder, spec),
         tracker=RmvpeTracker(cast(Rmvpe, hub.load("rmvpe", folder))).eval() if spec.pitch else None,
+    )
+
+
+def load_bundled(path: Path = WEIGHTS) -> Networks:
+    """``nano``, whose weights come with the package. Raises ``CheckpointError``."""
+    nano = load_nano(path)
+    return Networks(
+        name="nano",
+        content=NanoFeatures(nano.content).eval(),
+        style=nano.style,
+        mel=MelSpectrogram(nano.mel),
+        regulator=nano.regulator,
+        dit=nano.dit,
+        vocoder=PulseVocoder(nano.vocoder).eval(),
+        tracker=AutocorrelationTracker(),
     )
 
 
