@@ -268,6 +268,43 @@ def _check_removable(folder: Path) -> None:
         raise ConfigError(f"clean: {folder} is a link or holds this project, the working folder or your home: kept")
 
 
+@main.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """Show and fetch published models. Without a command: list."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_models)
+
+
+@models.command("list")
+@_profile
+def list_models(file: Path | None = None, profile: str | None = None) -> None:
+    """Every model's files, and which are on this machine."""
+    config = _load(file, profile)
+    from worker.models.hub import table
+
+    click.echo("nano: bundled")
+    click.echo(table(config.worker.checkpoints_dir))
+
+
+@models.command()
+@_profile
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def fetch(file: Path | None, profile: str | None, names: tuple[str, ...]) -> None:
+    """Download what is missing of models, with progress bars."""
+    config = _load(file, profile)
+    from worker.models.checkpoints import CheckpointError
+    from worker.models.hub import fetch as fetch_model
+
+    try:
+        for name in names:
+            states = fetch_model(name, config.worker.checkpoints_dir)
+            click.echo(f"{name}: {len(states)} files, {sum(state.size_bytes for state in states) / 1e6:.0f} MB")
+    except CheckpointError as error:
+        click.echo(f"fast-vc: {error}", err=True)
+        sys.exit(1)
+
+
 @main.command()
 def version() -> None:
     """Print the version."""

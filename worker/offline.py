@@ -133,7 +133,7 @@ class FileConverter:
         progress: told how many more seconds of source are done. Raises ``SourceError``.
         """
         joins = [_Join(self.output_samples(recording)) for recording in recordings]
-        medians = [self._median_hz(recording) for recording in recordings]
+        medians: list[float] = []
         waiting: list[Window] = []
 
         def run() -> None:
@@ -145,6 +145,7 @@ class FileConverter:
             waiting.clear()
 
         for number, recording in enumerate(recordings):
+            medians.append(self._median_hz(recording))
             for window in self._windows(number, recording):
                 waiting.append(window)
                 if len(waiting) == self._batch:

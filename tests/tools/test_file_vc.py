@@ -1,0 +1,195 @@
+"""File conversion with models of reduced size: lengths, windows, batches, formats, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+from huggingface_hub import constants
+
+from shared.config import ROOT
+from tests.worker.models.reduced import reduced, write_hub
+from tools import file_vc
+from worker import offline
+from worker.factory import load_model
+from worker.models import spec
+from worker.offline import FileConverter, Options, Recording
+from worker.pipeline import Pipeline
+from worker.prompts import make_prompt
+from worker.voices import Voice
+
+SAMPLE = ROOT / "worker/assets/samples/sample.flac"
+REFERENCE = ROOT / "worker/assets/voices/june.flac"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.delenv("HF_HUB_CACHE", raising=False)
+        for name in ("tiny", "small"):
+            patch.setitem(spec.SPECS, name, reduced(name))  # type: ignore[arg-type]
+            write_hub(folder, spec.SPECS[name])
+        yield folder
+
+
+@pytest.fixture
+def run(checkpoints: Path, tmp_path: Path) -> Callable[..., Result]:
+    def run(*arguments: Any) -> Result:
+        given = ["--reference-wav-path", REFERENCE, "--checkpoints", checkpoints, "--output", tmp_path / "out"]
+        chosen = [] if "--model" in arguments or "--f0-condition" in arguments else ["--model", "tiny"]
+        steps = ["--diffusion-steps", 2]
+        return CliRunner().invoke(file_vc.main, [str(one) for one in (*given, *chosen, *steps, *arguments)])
+
+    return run
+
+
+def write(path: Path, seconds: float, rate: int = 16_000, channels: int = 1) -> Path:
+    """Speech, repeated to any length."""
+    wave, recorded = soundfile.read(SAMPLE)
+    assert recorded == 16_000
+    at = np.arange(int(seconds * rate)) * recorded / rate
+    mono = wave[at.astype(int) % len(wave)]
+    soundfile.write(path, np.stack([mono] * channels, axis=1), rate)
+    return path
+
+
+def test_several_sources_of_several_formats(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "a.ogg", 1.3, 44_100, 2)
+    write(folder / "b.flac", 2.0, 8_000)
+    (folder / "notes.txt").write_text("no sound")
+    other = write(tmp_path / "a.wav", 0.31)
+    result = run("--source-wav-path", folder, "--source-wav-path", other, "--batch", 3)
+    assert result.exit_code == 0, result.output
+    for name, seconds in (("a_june", 1.3), ("b_june", 2.0), ("a_june-2", 0.31)):
+        wave, rate = soundfile.read(tmp_path / "out" / f"{name}.wav")
+        assert rate == 22_050
+        assert abs(len(wave) - seconds * rate) <= 1
+        assert np.abs(wave).max() > 0.01
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_june-2.wav", "a_june.wav", "b_june.wav"]
+
+
+@pytest.mark.parametrize("adjust", [0.8, 1.25])
+def test_another_speed(run: Callable[..., Result], tmp_path: Path, adjust: float) -> None:
+    source, out = write(tmp_path / "a.wav", 2.0), tmp_path / "one.flac"
+    result = run("--source-wav-path", source, "--output", out, "--length-adjust", adjust, "--model", "small")
+    assert result.exit_code == 0, result.output
+    wave, rate = soundfile.read(out)
+    assert abs(len(wave) - 2.0 * adjust * rate) <= 1
+    assert np.abs(wave[-rate // 10 :]).max() > 0.001  # to the very end
+
+
+@pytest.fixture
+def converter(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FileConverter]:
+    monkeypatch.setattr(offline, "WINDOW_S", 6.0)  # so that little sound has many windows
+    pipeline = Pipeline(load_model("tiny", checkpoints))
+    prompt = make_prompt(pipeline, Voice("june", "", REFERENCE), 1.5)
+
+    def converter(batch: int = 1, steps: int = 2) -> FileConverter:
+        return FileConverter(pipeline, prompt, Options(steps=steps), batch=batch)
+
+    return converter
+
+
+def convert(converter: FileConverter, paths: list[Path]) -> list[Any]:
+    recordings = [Recording(path) for path in paths]
+    out: list[list[Any]] = [[] for _ in paths]
+    done: list[float] = []
+    converter.convert(recordings, lambda number, wave: out[number].append(wave), done.append)
+    assert sum(done) == pytest.approx(sum(recording.units for recording in recordings) / 50)
+    return [np.concatenate(pieces) for pieces in out]
+
+
+def test_a_batch_gives_what_each_window_gives_alone(converter: Callable[..., FileConverter], tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{seconds}.wav", seconds) for seconds in (9.7, 0.9, 13.2)]
+    alone = [convert(converter(), [path])[0] for path in paths]
+    together = convert(converter(batch=4), paths)
+    for one, other, seconds in zip(alone, together, (9.7, 0.9, 13.2), strict=True):
+        assert abs(len(one) - seconds * 22_050) <= 1
+        assert np.abs(one - other).max() <= 1e-3
+        assert np.abs(one).max() > 0.01
+
+
+@pytest.mark.parametrize("seconds", [3.5, 3.98, 4.3, 7.95])
+def test_windows_cover_everything_once(converter: Callable[..., FileConverter], tmp_path: Path, seconds: float) -> None:
+    """Whatever the length, windows follow one another with the same overlap and hear their own stretch of sound."""
+    made, path = converter(), write(tmp_path / "a.wav", seconds)
+    recording = Recording(path)
+    windows = list(made._windows(0, recording))
+    source, _ = soundfile.read(path, dtype="float32")
+    assert windows[0].begin == 0
+    assert windows[-1].end == recording.units
+    assert [window.last for window in windows] == [False] * (len(windows) - 1) + [True]
+    for before, after in pairwise(windows):
+        assert before.end - after.begin == made.overlap_units
+    for window in windows:
+        assert len(window.wave) <= offline.WINDOW_S * 16_000
+        heard = source[window.heard_from * 320 :][: len(window.wave)]
+        assert np.array_equal(window.wave[: len(heard)], heard)
+        assert not window.wave[len(heard) :].any()
+
+
+def test_memory_does_not_grow_with_the_recording(
+    converter: Callable[..., FileConverter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, held = converter(), []
+    pad = np.concatenate
+
+    def watched(parts: Any, *rest: Any, **more: Any) -> Any:
+        out = pad(parts, *rest, **more)
+        held.append(out.nbytes)
+        return out
+
+    recording = Recording(write(tmp_path / "a.wav", 40.0))
+    monkeypatch.setattr(np, "concatenate", watched)
+    assert len(list(made._windows(0, recording))) > 10
+    assert max(held) <= 4 * 16_000 * (offline.WINDOW_S + 2 * offline.READ_S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--source-wav-path", "nowhere.wav"], ["nowhere.wav", "cannot be read"]),
+        (["--source-wav-path", "{text}"], ["text.wav", "cannot be read"]),
+        (["--source-wav-path", "{empty}"], ["empty.wav", "holds no sound"]),
+        (["--source-wav-path", "{nan}"], ["nan.wav", "not finite"]),
+        (["--source-wav-path", "{folder}"], ["folder", "no recordings"]),
+        (["--source-wav-path", "{good}", "--reference-wav-path", "{short}"], ["'short'", "too short"]),
+        (["--source-wav-path", "{good}", "--reference-wav-path", "{text}"], ["'text'", "cannot read"]),
+        (
+            ["--source-wav-path", "{good}", "--f0-condition", "--model", "tiny"],
+            ["--f0-condition", "takes no f0", "base"],
+        ),
+        (["--source-wav-path", "{good}", "--device", "cuda:9"], ["cuda:9", "--device cpu"]),
+        (["--source-wav-path", "{good}", "--source-wav-path", "{good}", "--output", "x.wav"], ["2 sources", "folder"]),
+        (["--source-wav-path", "{good}", "--model", "huge"], ["huge", "nano"]),
+        (["--source-wav-path", "{good}", "--dit-checkpoint-path", "{text}"], ["text.wav", "not a file of weights"]),
+        (["--source-wav-path", "{good}", "--dit-config-path", "{text}"], ["dit_checkpoint_path"]),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    run: Callable[..., Result], tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.wav").write_text("not a recording")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    write(tmp_path / "good.wav", 1.0)
+    write(tmp_path / "short.wav", 0.5)
+    names = {name: tmp_path / (name if name == "folder" else f"{name}.wav") for name in
+             ("folder", "text", "empty", "nan", "good", "short")}  # fmt: skip
+    result = run(*(argument.format(**names) for argument in arguments))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output
+    assert not list(tmp_path.glob("out/*"))

@@ -1,0 +1,210 @@
+"""Convert recordings to the voice of a reference, without a service.
+
+python -m tools.file_vc --source-wav-path talk.wav --reference-wav-path june.flac --output out/ --model nano
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import soundfile
+import torch
+from tqdm import tqdm
+
+from shared.config import ConfigError
+from worker.factory import load_model
+from worker.main import check_device
+from worker.models.checkpoints import CheckpointError
+from worker.models.hub import DEFAULT_FOLDER
+from worker.models.networks import Networks
+from worker.offline import FileConverter, Options, Recording, SourceError, Wave
+from worker.pipeline import Pipeline
+from worker.prompts import make_prompt
+from worker.voices import Voice, VoiceError
+
+MODELS = ("nano", "tiny", "small", "base")
+DEFAULT_STEPS = {"nano": 4}  # of the others as the original: 30
+DEFAULT_GUIDANCE = {"nano": 0.0}
+MAX_REFERENCE_S = 25.0
+NANO_REFERENCE_S = 3.0  # what it was trained with
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    recording: Recording
+    output: Path
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--source-wav-path", "sources", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="A recording of any format libsndfile reads, or a folder of them; repeatable.",
+)  # fmt: skip
+@click.option("--reference-wav-path", "reference", required=True, type=click.Path(path_type=Path), help="The voice.")
+@click.option("--output", default=Path("outputs"), type=click.Path(path_type=Path), help="A folder, or FILE.wav.")
+@click.option("--model", type=click.Choice(MODELS), help="[nano; base with --f0-condition]")
+@click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano 4]")
+@click.option("--inference-cfg-rate", type=click.FloatRange(0, 10), help="Guidance. [0.7; nano 0]")
+@click.option("--length-adjust", type=click.FloatRange(0.25, 4), default=1.0, help="Below 1 is faster.")
+@click.option("--f0-condition/--no-f0-condition", default=None, help="Keep the source's melody, with a model that can.")
+@click.option("--auto-f0-adjust/--no-auto-f0-adjust", default=True, help="Move its median to the reference's. [on]")
+@click.option("--semi-tone-shift", type=click.FloatRange(-48, 48), default=0.0, help="On top of it.")
+@click.option("--device", default="cpu", metavar="cpu|cuda:0")
+@click.option("--fp16/--no-fp16", default=False, help="The heavy networks in half precision.")
+@click.option("--batch", type=click.IntRange(1, 64), default=4, help="Windows of one call.")
+@click.option("--checkpoints", default=DEFAULT_FOLDER, type=click.Path(path_type=Path), help="Where weights are kept.")
+@click.option("--dit-checkpoint-path", type=click.Path(path_type=Path), help="A fine-tuned model.")
+@click.option("--dit-config-path", type=click.Path(path_type=Path), help="Its YAML file.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Of torch. [all cores]")
+def main(
+    sources: tuple[Path, ...],
+    reference: Path,
+    output: Path,
+    model: str | None,
+    diffusion_steps: int | None,
+    inference_cfg_rate: float | None,
+    length_adjust: float,
+    f0_condition: bool | None,
+    auto_f0_adjust: bool,
+    semi_tone_shift: float,
+    device: str,
+    fp16: bool,
+    batch: int,
+    checkpoints: Path,
+    dit_checkpoint_path: Path | None,
+    dit_config_path: Path | None,
+    threads: int | None,
+) -> None:
+    """Convert recordings to the voice of a reference."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = model or ("base" if f0_condition else "nano")
+    try:
+        check_device(device)
+        jobs = plan(sources, reference, output)
+        networks = load_model(model, checkpoints, dit_checkpoint_path, dit_config_path)
+        check_pitch(networks, f0_condition)
+        pipeline = Pipeline(
+            networks,
+            device=device,
+            dtype=torch.float16 if fp16 else torch.float32,
+            guidance=DEFAULT_GUIDANCE.get(model, 0.7) if inference_cfg_rate is None else inference_cfg_rate,
+        )
+        voice = Voice(reference.stem, "", reference)
+        prompt = make_prompt(pipeline, voice, NANO_REFERENCE_S if model == "nano" else MAX_REFERENCE_S)
+        options = Options(
+            steps=diffusion_steps or DEFAULT_STEPS.get(model, 30),
+            length_adjust=length_adjust,
+            follow_pitch=f0_condition is not False,
+            auto_f0_adjust=auto_f0_adjust,
+            semitones=semi_tone_shift,
+        )
+        converter = FileConverter(pipeline, prompt, options, batch=batch)
+        run(converter, jobs, pipeline.mel_config.rate)
+    except (CheckpointError, ConfigError, SourceError, VoiceError, ValueError) as error:
+        click.echo(f"file_vc: {error}", err=True)
+        sys.exit(2)
+    except (torch.OutOfMemoryError, MemoryError):
+        click.echo(f"file_vc: no memory for batches of {batch} windows: try --batch {max(1, batch // 2)}", err=True)
+        sys.exit(1)
+
+
+def check_pitch(networks: Networks, f0_condition: bool | None) -> None:
+    """Raises ``ValueError`` where the model cannot do as asked."""
+    if f0_condition and networks.tracker is None:
+        raise ValueError(f"--f0-condition: {networks.name} takes no f0: choose --model base or nano")
+    if f0_condition is False and networks.name == "nano":
+        raise ValueError("--no-f0-condition: nano needs f0: choose --model tiny or small")
+
+
+def plan(sources: tuple[Path, ...], reference: Path, output: Path) -> list[Job]:
+    """Every recording with the file it becomes. Raises ``SourceError``."""
+    files = [file for source in sources for file in (sorted(_sounds(source)) if source.is_dir() else [source])]
+    if not files:
+        raise SourceError(f"{', '.join(map(str, sources))}: no recordings there")
+    if output.suffix.lower() in (".wav", ".flac"):
+        if len(files) > 1:
+            raise SourceError(f"--output {output} is one file, but there are {len(files)} sources: name a folder")
+        return [Job(Recording(files[0]), output)]
+    jobs, taken = [], set[str]()
+    for file in files:
+        name = f"{file.stem}_{reference.stem}"
+        number = sum(other == name or other.startswith(f"{name}-") for other in taken)
+        unique = name if name not in taken else f"{name}-{number + 1}"
+        taken.add(unique)
+        jobs.append(Job(Recording(file), output / f"{unique}.wav"))
+    return jobs
+
+
+def _sounds(folder: Path) -> Iterator[Path]:
+    known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".oga", ".opus", ".aif"}
+    return (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in known)
+
+
+def run(converter: FileConverter, jobs: list[Job], rate: int) -> None:
+    """Convert, with a progress bar in seconds of source."""
+    total_s = sum(job.recording.samples / job.recording.rate for job in jobs)
+    began = time.monotonic()
+    with (
+        Outputs([job.output for job in jobs], rate) as outputs,
+        tqdm(total=round(total_s, 1), unit="s", bar_format="{l_bar}{bar}| {n:.1f}/{total} s") as bar,
+    ):
+        converter.convert(
+            [job.recording for job in jobs],
+            outputs.write,
+            lambda seconds: bar.update(min(seconds, bar.total - bar.n)) and None,
+        )
+    took = time.monotonic() - began
+    for job in jobs:
+        click.echo(f"{job.recording.path} -> {job.output}")
+    click.echo(f"{total_s:.1f} s in {took:.1f} s: real-time factor {took / total_s:.2f}")
+
+
+class Outputs:
+    """Files written one after another; each appears under its name only when it is complete."""
+
+    def __init__(self, paths: list[Path], rate: int) -> None:
+        self._paths, self._rate = paths, rate
+        self._number = -1
+        self._file: soundfile.SoundFile | None = None
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._finish(complete=kind is None)
+
+    def write(self, number: int, wave: Wave) -> None:
+        """More of file ``number``; the one before it is complete."""
+        if number != self._number:
+            self._finish(complete=True)
+            self._number = number
+            self._paths[number].parent.mkdir(parents=True, exist_ok=True)
+            self._file = soundfile.SoundFile(self._part, "w", self._rate, 1, "PCM_16")
+        assert self._file is not None
+        self._file.write(np.clip(wave, -1, 1))
+
+    @property
+    def _part(self) -> Path:
+        path = self._paths[self._number]
+        return path.with_name(f".{path.stem}.part{path.suffix}")
+
+    def _finish(self, *, complete: bool) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        if complete:
+            self._part.replace(self._paths[self._number])
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
