@@ -8,6 +8,7 @@ a Whisper encoder's features, from which the speaker's mean has been taken.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ PERCENTS = (80, 90, 100, 110, 122)  # of the original's pitch
 CLASSES = 256
 COMPONENTS = 64
 ROUNDS = 15  # of k-means
+SAMPLE_EVERY = 5  # frames
 STYLE_SAMPLES, STYLE_S = 10, 3.2
 CHUNK_FRAMES = 4000
 MARGIN_FRAMES = 8
@@ -33,11 +35,19 @@ MARGIN_FRAMES = 8
 Array = npt.NDArray[np.float32]
 
 
-def build(out: Path) -> None:
-    """Write ``out/features/SPEAKER.*.npy`` and ``out/classes.npz``."""
+class Teacher(Protocol):
+    def features(self, wave: Array) -> Array: ...
+
+
+class Judge(Protocol):
+    def embed(self, wave: Array) -> Array: ...
+
+
+def build(out: Path, teacher: Teacher | None = None, judge: Judge | None = None) -> None:
+    """Write ``out/features/SPEAKER.*.npy`` and ``out/classes.npz``. None: Whisper-tiny, Resemblyzer."""
     folder = out / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    teacher, judge = WhisperTiny(), SpeakerEncoder()
+    teacher, judge = teacher or WhisperTiny(), judge or SpeakerEncoder()
     for speaker in tqdm(load(out), desc="features"):
         path = folder / f"{speaker.name}.f0.npy"
         if path.exists():
@@ -85,7 +95,7 @@ def track_f0(wave: Array) -> Array:
     return np.concatenate(pieces)
 
 
-def style_samples(judge: SpeakerEncoder, wave: Array) -> tuple[npt.NDArray[np.int64], Array]:
+def style_samples(judge: Judge, wave: Array) -> tuple[npt.NDArray[np.int64], Array]:
     """Embeddings of stretches of 3.2 s, and the samples at which they begin."""
     length = int(STYLE_S * RATE)
     count = min(STYLE_SAMPLES, max(1, len(wave) // length))
@@ -99,7 +109,7 @@ def classify(out: Path) -> None:
     centred = {path.name.split(".")[0]: np.load(path).astype(np.float32) for path in paths}
     for name, features in centred.items():
         centred[name] = features - features.mean(axis=0)
-    sample = np.concatenate([features[::5] for features in centred.values()])
+    sample = np.concatenate([features[::SAMPLE_EVERY] for features in centred.values()])
     scale = sample.std(axis=0)
     sample /= scale
     values, vectors = np.linalg.eigh(np.cov(sample.T))
@@ -107,7 +117,7 @@ def classify(out: Path) -> None:
     logger.info("{} components hold {:.0%} of the variance", COMPONENTS, values[::-1][:COMPONENTS].sum() / values.sum())
     points = sample @ basis
     rng = np.random.default_rng(0)
-    centres = points[rng.choice(len(points), CLASSES, replace=False)]
+    centres = points[rng.choice(len(points), CLASSES, replace=len(points) < CLASSES)]
     for _ in tqdm(range(ROUNDS), desc="k-means"):
         nearest = assign(points, centres)
         for index in range(CLASSES):

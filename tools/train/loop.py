@@ -83,7 +83,8 @@ def train(
         step += 1
         blend(averaged.parameters(), modules.parameters(), min(average, step / (step + 10)))
         for key, value in losses.items():
-            smooth[key] = SMOOTH * smooth.get(key, float(value)) + (1 - SMOOTH) * float(value)
+            now = float(value.detach())
+            smooth[key] = SMOOTH * smooth.get(key, now) + (1 - SMOOTH) * now
         bar.update()
         if step % 50 == 0:
             bar.set_postfix({key: f"{value:.3f}" for key, value in smooth.items()})
