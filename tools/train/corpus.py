@@ -119,7 +119,7 @@ def sources(packages: Path, decoded: Path) -> dict[str, list[Path]]:
             files = sorted(path for path in folder.glob(pattern) if path.suffix in (".ogg", ".oga", ".wav", ".opus"))
             speakers[f"{game.partition('/')[0]}_{folder.name}"] = files
     for voice in FLITE_VOICES:
-        speakers[f"flite_{voice}"] = read_aloud(share, voice, decoded / f"flite_{voice}")
+        speakers[f"flite_{voice}"] = read_aloud(packages, voice, decoded / f"flite_{voice}")
     return speakers
 
 
@@ -138,15 +138,20 @@ def decode(files: list[Path], folder: Path) -> list[Path]:
         return list(tqdm(pool.map(one, files), total=len(files), desc=folder.name))
 
 
-def read_aloud(share: Path, voice: str, folder: Path) -> list[Path]:
-    """Flite reads the English sentences of the asterisk sounds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = next((share / "doc" / "asterisk-core-sounds-en").glob("core-sounds-en.txt*"))
+def sentences(packages: Path) -> list[str]:
+    """The longer English sentences of the asterisk sounds."""
+    folder = packages / "root" / "usr" / "share" / "doc" / "asterisk-core-sounds-en"
+    packed = next(folder.glob("core-sounds-en.txt*"))
     text = gzip.decompress(packed.read_bytes()).decode() if packed.suffix == ".gz" else packed.read_text()
     lines = [match[1].strip() for match in re.finditer(r"^[^;:\n]+:\s*(.+)$", text, re.M)]
-    sentences = [line for line in lines if len(line) > 30 and "[" not in line][:FLITE_SENTENCES]
+    return [line for line in lines if len(line) > 30 and "[" not in line]
+
+
+def read_aloud(packages: Path, voice: str, folder: Path) -> list[Path]:
+    """Flite reads the English sentences of the asterisk sounds."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, sentence in enumerate(sentences):
+    for number, sentence in enumerate(sentences(packages)[:FLITE_SENTENCES]):
         path = folder / f"{number:04}.wav"
         if not path.exists():
             subprocess.run(["flite", "-voice", voice, "-t", sentence, "-o", str(path)], check=True)
