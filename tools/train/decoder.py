@@ -20,7 +20,7 @@ from tools.train.loop import Budget, train
 from worker.models.dit import AdaptiveNorm, DiT, MlpHead
 from worker.models.nano import NANO_DIT, NANO_REGULATOR
 from worker.models.nano_content import MEL_MEAN, MEL_SCALE, NanoContent
-from worker.models.regulator import LengthRegulator
+from worker.models.regulator import F0_BINS, LengthRegulator
 
 BATCH = 10
 SOURCE_FRAMES = (100, 120, 140)  # of 16 ms: multiples of 5, so that content frames of 20 ms fit
@@ -32,6 +32,7 @@ SAME_VOICE = 0.1  # share of sources whose content comes from the target itself
 MOST_FRAMES = 25_000
 BUNDLED = ("en", "es", "fr", "it", "ru")
 BUNDLED_BOOST = 2.0
+F0_SCALE, STYLE_SCALE = 0.5, 8.0
 
 
 def build(out: Path, content: NanoContent, budget: Budget) -> None:
@@ -39,7 +40,7 @@ def build(out: Path, content: NanoContent, budget: Budget) -> None:
     store, rng = Store(out), np.random.default_rng(0)
     torch.manual_seed(0)
     dit, regulator = DiT(NANO_DIT), LengthRegulator(NANO_REGULATOR)
-    prepare(dit)
+    prepare(dit, regulator)
     sampler = Sampler(store, content, rng)
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -49,8 +50,17 @@ def build(out: Path, content: NanoContent, budget: Budget) -> None:
     train("decoder", modules, loss, budget, out, rate=1.0e-3, average=0.998, warm_steps=150)
 
 
-def prepare(dit: DiT) -> None:
-    """Start where the adaptive norms do nothing and the output has the mean of log-mels."""
+def prepare(dit: DiT, regulator: LengthRegulator) -> None:
+    """Start where the adaptive norms do nothing, the output has the mean of log-mels, and sound classes, styles and
+    pitch bins are heard equally well; neighbouring pitch bins are alike."""
+    nn.init.normal_(regulator.content_in_proj.weight)  # shares of classes: small numbers that sum to one
+    octaves = torch.arange(F0_BINS)[:, None] / F0_BINS * torch.logspace(0, 1.5, regulator.config.width // 2)
+    with torch.no_grad():
+        regulator.f0_embedding.weight.copy_(F0_SCALE * torch.cat([octaves.sin(), octaves.cos()], dim=1))
+        regulator.f0_embedding.weight[:2] = F0_SCALE * torch.randn(2, regulator.config.width)  # unvoiced
+        dit.cond_x_merge_linear.weight[:, -dit.config.style_width :] *= (
+            STYLE_SCALE  # of unit length, so of small numbers
+        )
     for module in dit.modules():
         if isinstance(module, AdaptiveNorm):
             width = module.norm.weight.shape[0]
@@ -140,7 +150,8 @@ def flow_loss(dit: DiT, regulator: LengthRegulator, batch: Batch, rng: np.random
     x = torch.cat([torch.zeros_like(batch.prompt), (1 - at) * noise + at * batch.mel], dim=2)
     prompt_x = torch.cat([batch.prompt, torch.zeros_like(batch.mel)], dim=2) * keep_prompt[:, None, None]
     velocity = dit(x, prompt_x, None, t, batch.style * keep_style[:, None], mu * keep_all[:, None, None])[..., prompt:]
-    error = (velocity - (batch.mel - noise)) / MEL_SCALE
+    # Times what is left of the way, an error of the velocity is one of the mel that the network says.
+    error = (1 - at) * (velocity - (batch.mel - noise)) / MEL_SCALE
     first = error[t == 0]
     report = {"first": first.abs().mean()} if len(first) else {}
     return {"loss": error.abs().mean() + 0.5 * error.square().mean(), "l1": error.abs().mean(), **report}

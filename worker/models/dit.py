@@ -34,7 +34,8 @@ class DiTConfig:
 
     ``tokens``: time and style enter as two tokens in front of the frames, and blocks have plain norms; otherwise the
     style is merged into every frame and the time scales every norm. ``wavenet``: long skip and WaveNet head instead of
-    the two-layer head.
+    the two-layer head. ``direct``: the head's output is the clean mel as the network hears it and the velocity follows
+    from it, so a narrow network need not carry the noise through all its blocks.
     """
 
     mel_bins: int
@@ -43,6 +44,7 @@ class DiTConfig:
     tokens: bool
     wavenet: bool
     style_width: int = 192
+    direct: bool = False
 
     @property
     def heads(self) -> int:
@@ -82,18 +84,21 @@ class Times:
     token: Tensor  # [S, 1, D]
     blocks: Tensor | None  # [S, depth, 2, 2, 1, D]: attention or ffn norm, gain or bias; None where blocks ignore time
     norm: Tensor  # [S, 2, 1, D]
+    left: Tensor  # [S, 1, 1], 1 - t
     head: tuple[Tensor, ...]  # the head's own, each [S, ...]
 
     def at(self, step: int) -> Times:
         """Row ``step`` alone, with its leading axis."""
         row = slice(step, step + 1)
         blocks = None if self.blocks is None else self.blocks[row]
-        return Times(self.token[row], blocks, self.norm[row], tuple(part[row] for part in self.head))
+        head = tuple(part[row] for part in self.head)
+        return Times(self.token[row], blocks, self.norm[row], self.left[row], head)
 
     def rows(self, index: Tensor) -> Times:
         """Rows ``index [R]``: a time for each row of a batch."""
         blocks = None if self.blocks is None else self.blocks[index]
-        return Times(self.token[index], blocks, self.norm[index], tuple(part[index] for part in self.head))
+        head = tuple(part[index] for part in self.head)
+        return Times(self.token[index], blocks, self.norm[index], self.left[index], head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +333,8 @@ class DiT(nn.Module):
         blocks = None
         if not self.config.tokens:
             blocks = self.transformer.modulation(time)
-        return Times(time[:, None], blocks, self.transformer.norm.modulation(time), self.output.modulation(t, time))
+        norm, head = self.transformer.norm.modulation(time), self.output.modulation(t, time)
+        return Times(time[:, None], blocks, norm, (1 - t.to(time.dtype))[:, None, None], head)
 
     def conditions(
         self, prompt_x: Tensor, style: Tensor, mu: Tensor, lens: Tensor | None = None, *, with_null: bool = False
@@ -374,6 +380,8 @@ class DiT(nn.Module):
         hidden = self.transformer(hidden, times, conditions.rotary, conditions.key_mask)
         hidden = hidden[:, self.config.token_count :]
         out: Tensor = self.output(hidden, frames, conditions.lens, *times.head)
+        if self.config.direct:
+            out = (out - x.to(out.dtype).repeat(rows, 1, 1)) / times.left
         return out.to(x.dtype)
 
     def forward(self, x: Tensor, prompt_x: Tensor, lens: Tensor | None, t: Tensor, style: Tensor, mu: Tensor) -> Tensor:
