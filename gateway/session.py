@@ -37,7 +37,8 @@ class SessionStats:
     queue_sum_ms: float = 0.0
     batch_sum: int = 0
     steps_min: int | None = None
-    measured: int = 0
+    measured: int = 0  # answers that came with statistics
+    converted: int = 0  # of them, those that were in a batch: silence is not
 
     def add(self, answer: Answer, latency_ms: float) -> None:
         self.blocks += 1
@@ -48,9 +49,11 @@ class SessionStats:
         if answer.stats is not None:
             self.measured += 1
             self.queue_sum_ms += answer.stats.queue_ms
+            self.converted += answer.stats.batch_size > 0
             self.batch_sum += answer.stats.batch_size
             steps = answer.stats.steps
-            self.steps_min = steps if self.steps_min is None else min(self.steps_min, steps)
+            if steps:  # silence takes none
+                self.steps_min = steps if self.steps_min is None else min(self.steps_min, steps)
 
     def summary(self, reopened: int) -> dict[str, Any]:
         """For the `complete` message; milliseconds."""
@@ -61,7 +64,7 @@ class SessionStats:
             "average_latency_ms": round(self.latency_sum_ms / per_block, 3),
             "max_latency_ms": round(self.latency_max_ms, 3),
             "average_queue_ms": round(self.queue_sum_ms / per_answer, 3),
-            "average_batch_size": round(self.batch_sum / per_answer, 2),
+            "average_batch_size": round(self.batch_sum / max(1, self.converted), 2),
             "min_steps": self.steps_min,
             "concealed_chunks": self.concealed,
             "reopened": reopened,

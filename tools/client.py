@@ -43,6 +43,7 @@ class CallConfig:
     chunk_ms: int = 20
     real_time: bool = True
     timeout_s: float = 60.0  # without any message while one is due
+    options: dict[str, float] | None = None  # of the model: steps, guidance, f0_shift
 
     def first_message(self) -> dict[str, Any]:
         message: dict[str, Any] = {
@@ -56,7 +57,7 @@ class CallConfig:
             "encoding_out": self.encoding_out,
             "opus_frame_duration": self.chunk_ms if self.chunk_ms in (10, 20, 40, 60) else 20,
         }
-        optional = {"session_id": self.session_id, "voice": self.voice}
+        optional = {"session_id": self.session_id, "voice": self.voice, "options": self.options}
         return message | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -1,8 +1,8 @@
 """Pairs for the evaluation that the model has never heard: ``python -m tools.train.held_out --out DIR``.
 
-Sources are the held-out files of training speakers, put together to a few seconds, and callers unknown to the model: two
-synthetic voices of Flite, who read sentences of no corpus, and, where Debian's ``asterisk-prompt-it-menardi-wav`` is
-installed, an Italian speaker. Targets are the bundled voices.
+Sources are the held-out files of training speakers, put together to a few seconds, and callers unknown to the model:
+two synthetic voices of Flite, who read sentences of no corpus, and, where Debian's ``asterisk-prompt-it-menardi-wav``
+is installed, an Italian speaker. Targets are the bundled voices.
 """
 
 from __future__ import annotations

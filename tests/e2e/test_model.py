@@ -1,0 +1,134 @@
+"""The Seed-VC engine through real processes, with networks of reduced size: many callers, one batch, options, a death."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from shared.config import ROOT
+from tests.worker.models.reduced import reduced, write_hub
+from tools.client import Call, CallConfig, CallError, call, read_source
+
+from .conftest import KEY, SAMPLE, Serve, free_port
+
+_WORKER = """
+import sys
+from shared.config import load
+from tests.worker.models.reduced import reduced
+from worker.models import spec
+import worker.main
+spec.SPECS["tiny"] = reduced("tiny")
+sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", sys.argv[2]))
+"""
+SETTINGS = {
+    "WORKER__MODEL": "tiny",
+    "WORKER__BLOCK_MS": 400,
+    "WORKER__LEFT_MS": 600,
+    "WORKER__DIT_LEFT_MS": 200,
+    "WORKER__MAX_PROMPT_S": 1,
+    "WORKER__STEPS": 2,
+    "WORKER__MIN_STEPS": 2,  # the load of other tests changes nothing
+    "WORKER__MAX_BATCH": 4,
+    "WORKER__VAD": "silero",
+    "HF_HUB_OFFLINE": 1,
+}
+
+
+class Pool(Serve):
+    """A gateway and workers that were started apart."""
+
+    def start_with(self, checkpoints: Path) -> Pool:
+        self.port, self.link_port = free_port(), free_port()
+        given = SETTINGS | {
+            "WORKER__CHECKPOINTS_DIR": checkpoints,
+            "GATEWAY__PORT": self.port,
+            "LINK__PORT": self.link_port,
+            "AUTH__API_KEYS": json.dumps([KEY]),
+            "SERVE__STATE_DIR": self.folder / "temp",
+            "LOG__DIR": self.folder / "logs",
+        }
+        names = {key: key if key.startswith("HF_") else f"FASTVC_{key}" for key in given}
+        self.environ = os.environ | {names[key]: str(value) for key, value in given.items()}
+        self.process = self.spawn("gateway")
+        self.working = [self.work(f"worker-{number}") for number in range(self.workers)]
+        self.until(lambda: self.is_ready() and self.ready_workers() == self.workers, timeout_s=100)
+        return self
+
+    def work(self, name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _WORKER, f"tcp://127.0.0.1:{self.link_port}", name]
+        with (self.folder / f"{name}.out").open("w") as log:
+            return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    checkpoints = tmp_path_factory.mktemp("hub")
+    write_hub(checkpoints, reduced("tiny"))
+    pool = Pool(tmp_path_factory.mktemp("pool"), workers=2).start_with(checkpoints)
+    yield pool
+    for process in (*pool.working, pool.process):
+        process.send_signal(signal.SIGTERM)
+    assert all(process.wait(30) in (0, -signal.SIGKILL) for process in (*pool.working, pool.process))
+
+
+async def convert(pool: Pool, **options: Any) -> Call:
+    config = CallConfig(pool.url, KEY, **{"real_time": False, **options})
+    async with aiohttp.ClientSession() as http:
+        return await call(http, config, read_source(SAMPLE, config.sample_rate)[: 3 * config.sample_rate])
+
+
+async def test_callers_of_several_voices_get_all_their_sound_at_the_rate_they_asked_for(pool: Pool) -> None:
+    wanted = [("carlo", 16_000), ("june", 22_050), ("allison", 48_000), ("june", 8000)]
+    made = await asyncio.gather(*(convert(pool, voice=voice, sample_rate_out=rate) for voice, rate in wanted))
+    for one, (_, rate) in zip(made, wanted, strict=True):
+        assert one.close_code == 1000
+        assert one.complete is not None
+        assert one.complete["concealed_chunks"] == 0
+        assert abs(len(one.output()) - 3 * rate) <= 0.4 * rate
+        assert np.abs(one.output()).max() > 300
+
+
+async def test_a_session_may_choose_within_limits(pool: Pool) -> None:
+    same = [await convert(pool, session_id="twice", voice="june") for _ in range(2)]
+    assert np.array_equal(same[0].output(), same[1].output())  # its noise is its own
+    assert same[0].complete is not None
+    assert same[0].complete["min_steps"] == 2
+    fewer = await convert(pool, session_id="twice", voice="june", options={"steps": 1, "guidance": 0.0})
+    assert np.abs(fewer.output().astype(int) - same[0].output()).max() > 20
+    for options, words in (
+        ({"steps": 3}, "options.steps must be within 1 and 2"),
+        ({"guidance": 9.0}, "options.guidance must be within 0 and 2"),
+        ({"f0_shift": 1.0}, "options.f0_shift: this model knows steps, guidance"),
+        ({"volume": 1.0}, "options.volume"),
+    ):
+        with pytest.raises(CallError, match="INVALID_CONFIG") as caught:
+            await convert(pool, options=options)
+        assert words in str(caught.value)
+
+
+async def test_a_worker_that_dies_loses_nobody(pool: Pool) -> None:
+    config = CallConfig(pool.url, KEY, real_time=True)
+    wave = read_source(SAMPLE, 16_000)[: 5 * 16_000]
+    async with aiohttp.ClientSession() as http:
+        calls = [asyncio.create_task(call(http, config, wave)) for _ in range(3)]
+        await asyncio.sleep(2.0)
+        victim = pool.working[0]
+        victim.kill()
+        made = await asyncio.gather(*calls)
+    victim.wait(10)
+    for one in made:
+        assert one.close_code == 1000
+        assert abs(len(one.output()) - 5 * 16_000) <= 0.4 * 16_000
+        assert one.complete is not None
+        assert one.complete["concealed_chunks"] <= 1
