@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -188,7 +189,7 @@ class DiffusionEngine:
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
         return self.call(rows, steps, mixed=self.pipeline.guidance > 0)
 
-    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: _Laps | None = None) -> tuple[Tensor, Tensor]:
+    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Laps | None = None) -> tuple[Tensor, Tensor]:
         """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
         or depends on one, so that it can be captured."""
         pipeline, layout, config = self.pipeline, self.layout, self.pipeline.mel_config
@@ -244,6 +245,12 @@ def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor
     usual = pitch.median_hz(pitches)
     ratio = torch.where((usual > 0) & (prompts.f0_hz > 0), prompts.f0_hz / usual.clamp(min=1.0), 1.0)
     return f0 * (ratio * torch.exp2(shift / 12))[:, None]
+
+
+class Laps(Protocol):
+    """Told when a stage of a call is over."""
+
+    def lap(self, stage: str) -> None: ...
 
 
 def _no_lap(stage: str) -> None:

@@ -1,4 +1,4 @@
-"""The Seed-VC engine through real processes, with networks of reduced size: many callers, one batch, options, a death."""
+"""The Seed-VC engine through real processes, with networks of reduced size: many callers, options, a death."""
 
 from __future__ import annotations
 
