@@ -62,6 +62,7 @@ def service(sessions: int) -> Iterator[tuple[str, psutil.Process]]:
             "GATEWAY__MAX_SESSIONS": sessions + 8,
             "LINK__PORT": link,
             "AUTH__API_KEYS": json.dumps([KEY]),
+            "ENV": "shift",
             "WORKER__MODEL": "passthrough",
             "WORKER__BLOCK_MS": BLOCK_MS,
             "WORKER__MAX_SESSIONS": sessions + 8,

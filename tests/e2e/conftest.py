@@ -41,6 +41,7 @@ class Serve:
     def start(self, **settings: Any) -> Serve:
         self.port, self.link_port = free_port(), free_port()
         given = {
+            "ENV": "shift",
             "GATEWAY__PORT": self.port,
             "LINK__PORT": self.link_port,
             "AUTH__API_KEYS": json.dumps([KEY]),
@@ -105,7 +106,7 @@ class Serve:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One service with the default model, shared by the tests that leave it whole."""
+    """One service with the cheapest model, shared by the tests that leave it whole."""
     serve = Serve(tmp_path_factory.mktemp("service")).start()
     yield serve
     assert serve.stop() == 0

@@ -13,11 +13,12 @@ PROFILES = Path(__file__).parents[2] / "config"
 
 def test_the_profiles_load() -> None:
     default = load(environ={})
-    assert (default.gateway.port, default.link.port, default.worker.model) == (8042, 5555, "shift")
+    assert (default.gateway.port, default.link.port, default.worker.model) == (8042, 5555, "nano")
     assert default.auth.required
     prod = load(profile="prod", environ={"FASTVC_AUTH__API_KEYS": "[a-long-random-key]"})
     assert prod.worker.device == "cuda:0"
     assert not prod.gateway.simple_protocol
+    assert load(profile="shift", environ={}).worker.model == "shift"
 
 
 def test_prod_refuses_to_start_without_keys() -> None:
@@ -50,6 +51,10 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ),
         ("FASTVC_WORKER__BLOCK_MS", "210", ["worker.block_ms", "multiple of 20"]),
         ("FASTVC_WORKER__BLOCK_MS", "60", ["worker", "must not exceed block_ms = 60"]),
+        ("FASTVC_WORKER__MIN_STEPS", "40", ["worker", "min_steps = 40 must not exceed steps = 4"]),
+        ("FASTVC_WORKER__VAD_OFF", "0.9", ["worker", "vad_off = 0.9 must not exceed vad_on = 0.5"]),
+        ("FASTVC_WORKER__DIT_LEFT_MS", "9000", ["worker", "dit_left_ms = 9000 must not exceed left_ms"]),
+        ("FASTVC_WORKER__GATHER_MS", "11", ["worker.gather_ms", "10"]),
         ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),
         ("FASTVC_WORKERS", "2", ["FASTVC_WORKERS", "auth, gateway, link, log, serve, worker"]),
         ("FASTVC_WOKER__MODEL", "shift", ["FASTVC_WOKER__MODEL", "section"]),

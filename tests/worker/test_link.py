@@ -103,6 +103,7 @@ def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess
 
     def start(delay_s: float = 0.0, **settings: Any) -> subprocess.Popen[str]:
         given = {
+            "ENV": "shift",
             "WORKER__MODEL": "passthrough",
             "WORKER__RMS_MIX_RATE": 1,
             "WORKER__MAX_SESSIONS": 2,
