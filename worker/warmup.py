@@ -28,7 +28,7 @@ def warm_up(pool: StreamPool, config: WorkerConfig) -> Planner:
     most = config.steps
     fewest = config.fewest_steps if pool.engine.limits.max_steps else most  # a model without a solver has no choice
     counts = list(range(fewest, most + 1)) if pool.device.type == "cuda" else sorted({fewest, most})
-    largest = min(config.max_batch, config.max_sessions)
+    largest = min(config.max_batch, pool.max_sessions)
     fits, took_s = 0, 0.0
     for size in sorted({min(bucket, largest) for bucket in buckets(largest)}):
         if fits and GROWTH * took_s > config.warm_up_s - (time.monotonic() - began):
@@ -60,7 +60,7 @@ def warm_up(pool: StreamPool, config: WorkerConfig) -> Planner:
         config.block_ms,
         fits,
         cost.ms(fits, most),
-        min(config.max_sessions, planner.capacity),
+        min(pool.max_sessions, planner.capacity),
     )
     return planner
 
