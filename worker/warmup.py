@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from loguru import logger
@@ -16,14 +17,14 @@ from worker.streams import OutOfMemory, StreamPool
 GROWTH = 2.5  # what a bucket of twice the size may cost, at most
 
 
-def warm_up(pool: StreamPool, config: WorkerConfig) -> Planner:
+def warm_up(pool: StreamPool, config: WorkerConfig, clock: Callable[[], float] = time.perf_counter) -> Planner:
     """Run batches of every bucket with the fewest and the most steps (on CUDA with every number between them, each of
     which is a graph), and make the planner from what they took.
 
     Buckets too large for the device's memory, or for `warm_up_s`, lower `max_batch`. Raises `ConfigError` if there is
     no memory for a single row.
     """
-    began = time.monotonic()
+    began = clock()
     cost = CostModel()
     most = config.steps
     fewest = config.fewest_steps if pool.engine.limits.max_steps else most  # a model without a solver has no choice
@@ -31,19 +32,19 @@ def warm_up(pool: StreamPool, config: WorkerConfig) -> Planner:
     largest = min(config.max_batch, pool.max_sessions)
     fits, took_s = 0, 0.0
     for size in sorted({min(bucket, largest) for bucket in buckets(largest)}):
-        if fits and GROWTH * took_s > config.warm_up_s - (time.monotonic() - began):
+        if fits and GROWTH * took_s > config.warm_up_s - (clock() - began):
             logger.warning("warm-up stops at batches of {}: {} would take too long on {}", fits, size, pool.device)
             break
-        bucket_began = time.monotonic()
+        bucket_began = clock()
         try:
             for steps in counts:
-                cost.measure(size, steps, _time_batch(pool, size, steps))
+                cost.measure(size, steps, _time_batch(pool, size, steps, clock))
         except OutOfMemory as error:
             if not fits:
                 raise ConfigError(f"worker: {error}: choose a smaller model, or precision bf16") from None
             logger.warning("{}: max_batch is {}", error, fits)
             break
-        fits, took_s = size, time.monotonic() - bucket_began
+        fits, took_s = size, clock() - bucket_began
     planner = Planner(
         cost,
         max_batch=fits,
@@ -65,7 +66,7 @@ def warm_up(pool: StreamPool, config: WorkerConfig) -> Planner:
     return planner
 
 
-def _time_batch(pool: StreamPool, size: int, steps: int) -> float:
+def _time_batch(pool: StreamPool, size: int, steps: int, clock: Callable[[], float]) -> float:
     """Milliseconds of the second of two batches; the first sets up what is set up on first use."""
     voice = next(iter(pool.engine.voices))
     noise = np.random.default_rng(0).integers(-3000, 3000, pool.geometry.block_samples_in).astype(np.int16)
@@ -75,9 +76,9 @@ def _time_batch(pool: StreamPool, size: int, steps: int) -> float:
             slots.append(pool.open(voice))
         pool.listen(slots, [noise] * size)
         pool.convert(slots, steps)
-        began = time.perf_counter()
+        began = clock()
         pool.convert(slots, steps)
-        return 1e3 * (time.perf_counter() - began)
+        return 1e3 * (clock() - began)
     finally:
         for slot in slots:
             pool.close(slot)
