@@ -291,3 +291,25 @@ def test_geometries_that_do_not_fit_are_named(make: Make, voices: list[Voice]) -
 def test_buckets() -> None:
     assert [bucket_of(n) for n in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 16, 128]
     assert buckets(12) == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_batches_equal_eager_ones(
+    voices: list[Voice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(spec.SPECS, "tiny", reduced("tiny"))  # type: ignore[arg-type]
+    write_hub(tmp_path, spec.SPECS["tiny"])
+    geometry = Geometry.from_ms(block_ms=240, left_ms=600, output_rate=22_050)
+    outs = []
+    for graphs in (False, True):
+        pipeline = Pipeline(networks.load_networks("tiny", tmp_path), device="cuda:0")
+        engine = DiffusionEngine(
+            pipeline, voices, 4, geometry=geometry, dit_left_units=15, max_prompt_s=3.0, steps=STEPS, graphs=graphs
+        )
+        pool = StreamPool(engine, 4, device="cuda:0")
+        slots = [pool.open(voice, seed=number) for number, voice in enumerate(("carlo", "june", "allison"))]
+        outs.append(stream(pool, slots, [speech(0.96, begin) for begin in (0.3, 1.0, 2.2)]))
+    for eager, captured in zip(*outs, strict=True):
+        assert np.abs(eager - captured).max() <= TOLERANCE
