@@ -23,7 +23,9 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
+	@mkdir -p outputs
 	$(BIN)/python -m tools.bench_gateway --json outputs/bench_gateway.json
+	$(BIN)/python -m tools.bench_engine --quick --json outputs/bench_engine.json
 
 venv: system $(STAMP)
 

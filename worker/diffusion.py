@@ -7,10 +7,8 @@ returns ``engine_samples``.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +17,7 @@ from worker import pitch
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.geometry import Geometry
 from worker.graphs import GraphCache
+from worker.laps import Laps, Stopwatch
 from worker.models.flow import RowOptions
 from worker.models.networks import F0_RATE
 from worker.models.spec import UNITS_A_SECOND
@@ -174,7 +173,7 @@ class DiffusionEngine:
             guidance=state.guidance[at],
             prompt=state.prompt[at],
         )
-        clock = _Laps(self.pipeline.device)
+        clock = Laps(self.pipeline.device)
         if self._graphs is not None:
             (wave, pitches), times = self._graphs.run(rows, steps), {}
             clock.lap("graph")
@@ -189,7 +188,7 @@ class DiffusionEngine:
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
         return self.call(rows, steps, mixed=self.pipeline.guidance > 0)
 
-    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Laps | None = None) -> tuple[Tensor, Tensor]:
+    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Stopwatch | None = None) -> tuple[Tensor, Tensor]:
         """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
         or depends on one, so that it can be captured."""
         pipeline, layout, config = self.pipeline, self.layout, self.pipeline.mel_config
@@ -247,40 +246,5 @@ def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor
     return f0 * (ratio * torch.exp2(shift / 12))[:, None]
 
 
-class Laps(Protocol):
-    """Told when a stage of a call is over."""
-
-    def lap(self, stage: str) -> None: ...
-
-
 def _no_lap(stage: str) -> None:
     pass
-
-
-class _Laps:
-    """Milliseconds per stage: of the CPU's clock, or between events on the device, which nobody waits for until the
-    call is over."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
-        self.lap("")
-
-    def lap(self, stage: str) -> None:
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append((stage, event))
-        else:
-            self._marks.append((stage, 1e3 * time.perf_counter()))
-
-    def times(self) -> StageTimes:
-        if self._cuda:
-            torch.cuda.synchronize()
-        times: StageTimes = {}
-        for (_, before), (stage, after) in zip(self._marks, self._marks[1:], strict=False):
-            if isinstance(before, float) and isinstance(after, float):
-                times[stage] = after - before
-            elif isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):
-                times[stage] = before.elapsed_time(after)
-        return times

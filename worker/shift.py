@@ -6,7 +6,6 @@ recording (``Profile``). What it cannot do is change the way somebody speaks; se
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -17,6 +16,7 @@ import torch
 from worker import envelope, pitch, psola
 from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
+from worker.laps import Laps
 from worker.voices import Voice, VoiceError, load_voice
 
 DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
@@ -154,7 +154,7 @@ def _convert(
     caller: Caller, profile: Profile, window: torch.Tensor, block: int, start: int, stop: int
 ) -> tuple[torch.Tensor, StageTimes]:
     """Samples ``start:stop`` of ``window [B, N]`` in each row's reference voice; updates ``caller`` in place."""
-    clock = _Clock(window.device)
+    clock = Laps(window.device)
     f0, voiced = _learn_pitch(caller, window, block)
     clock.lap("pitch")
 
@@ -171,7 +171,7 @@ def _convert(
     out = envelope.filter_rows(said[:, start - first - envelope.FILTER_TAPS + 1 :], response)
     caller.fresh = torch.zeros_like(caller.fresh)
     clock.lap("colour")
-    return out, clock.times
+    return out, clock.times()
 
 
 def _learn_pitch(caller: Caller, window: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,17 +251,3 @@ def _profile(waves: list[npt.NDArray[np.float32]], names: list[str], device: tor
         f0s.append(pitch.median_hz(caller.pitches))
         powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
     return Profile(torch.cat(f0s), torch.cat(powers))
-
-
-class _Clock:
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._last = time.perf_counter()
-        self.times: StageTimes = {}
-
-    def lap(self, stage: str) -> None:
-        if self._cuda:
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.times[stage] = 1e3 * (now - self._last)
-        self._last = now

@@ -7,9 +7,7 @@ happens to a row, exactly one block of sound comes out for its block in.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +17,7 @@ from loguru import logger
 
 from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
+from worker.laps import Laps
 from worker.vad import EnergyGate, Gate
 
 Pcm = npt.NDArray[np.int16]
@@ -167,17 +166,20 @@ class StreamPool:
         self._check(slots)
         if not slots:
             return Step([], {})
-        clock = _Clock(self.device)
+        times: StageTimes = {}
         rows = torch.tensor(slots, device=self.device)
         window = self._window[rows]
         batch = Batch(rows, window, self._position[rows], steps)
-        made, errors = self._ask_engine(batch, clock.times)
+        made, errors = self._ask_engine(batch, times)
+        clock = Laps(self.device)
         if self._rms_mix_rate < 1.0:
-            with clock.stage("rms_mix"):
-                failed = torch.tensor([error is not None for error in errors], device=self.device)
-                mixed = rms_mix(window, made, self.geometry, self._rms_mix_rate)
-                made = torch.where(failed[:, None], made, mixed)
-        return self._emit(rows, made, [error is None for error in errors], errors, clock)
+            failed = torch.tensor([error is not None for error in errors], device=self.device)
+            mixed = rms_mix(window, made, self.geometry, self._rms_mix_rate)
+            made = torch.where(failed[:, None], made, mixed)
+            clock.lap("rms_mix")
+        blocks = self._emit(rows, made, [error is None for error in errors], errors)
+        clock.lap("sola")
+        return Step(blocks, times | clock.times())
 
     @torch.inference_mode()
     def skip(self, slots: Sequence[int]) -> Step:
@@ -188,7 +190,10 @@ class StreamPool:
             return Step([], {})
         rows = torch.tensor(slots, device=self.device)
         made = torch.zeros(len(slots), self.geometry.engine_samples, device=self.device)
-        return self._emit(rows, made, [False] * len(slots), [None] * len(slots), _Clock(self.device))
+        clock = Laps(self.device)
+        blocks = self._emit(rows, made, [False] * len(slots), [None] * len(slots))
+        clock.lap("sola")
+        return Step(blocks, clock.times())
 
     def step(
         self, slots: Sequence[int], blocks: Sequence[Pcm], concealed: Sequence[bool] | None = None, steps: int = 1
@@ -276,20 +281,13 @@ class StreamPool:
         return made, errors
 
     def _emit(
-        self,
-        rows: torch.Tensor,
-        made: torch.Tensor,
-        speech: Sequence[bool],
-        errors: Sequence[str | None],
-        clock: _Clock,
-    ) -> Step:
-        with clock.stage("sola"):
-            joined, tail = sola(made, self._tail[rows], self.geometry)
-            self._tail[rows] = tail
-            scaled = (joined * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
-            pcm = scaled.to(torch.int16).cpu().numpy()
-        blocks = [BlockOut(*parts) for parts in zip(pcm, speech, errors, strict=True)]
-        return Step(blocks, clock.times)
+        self, rows: torch.Tensor, made: torch.Tensor, speech: Sequence[bool], errors: Sequence[str | None]
+    ) -> list[BlockOut]:
+        joined, tail = sola(made, self._tail[rows], self.geometry)
+        self._tail[rows] = tail
+        scaled = (joined * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
+        pcm = scaled.to(torch.int16).cpu().numpy()
+        return [BlockOut(*parts) for parts in zip(pcm, speech, errors, strict=True)]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -340,19 +338,3 @@ def _rms_track(wave: torch.Tensor, unit: int, frame_units: int, samples: int) ->
     rms = wave.unfold(1, frame_units * unit, unit).square().mean(dim=2).sqrt()
     spread = torch.nn.functional.interpolate(rms[:, None], samples + 1, mode="linear", align_corners=True)
     return spread[:, 0, :-1]
-
-
-class _Clock:
-    """Milliseconds per stage; waits for the device, so that a stage is charged for its own work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self.times: StageTimes = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        if self._cuda:
-            torch.cuda.synchronize()
-        self.times[name] = self.times.get(name, 0.0) + 1e3 * (time.perf_counter() - begin)

@@ -10,29 +10,19 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from tests.worker.models.reduced import cached
 from tools.parity_fixture import synthetic_entries
 from worker.models import bigvgan, dit, hub, regulator
 from worker.models.checkpoints import CheckpointError
 
 KEYS = Path(__file__).parents[2] / "data" / "parity"
 TINY = "DiT_uvit_tat_xlsr_ema.pth"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-
-
-def cached(folder: Path, repository: str, file: str) -> Path:
-    """Where a Hugging Face cache keeps a file."""
-    root = folder / f"models--{repository.replace('/', '--')}"
-    (root / "refs").mkdir(parents=True, exist_ok=True)
-    (root / "refs" / "main").write_text(COMMIT)
-    path = root / "snapshots" / COMMIT / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def test_both_networks_of_a_model_from_the_cache(tmp_path: Path) -> None:
