@@ -65,7 +65,13 @@ class Planner:
 
     @property
     def capacity(self) -> int:
-        """Sessions that can all speak in real time, at the fewest steps."""
+        """Sessions that can all speak in real time, at the fewest steps; at least one, or a worker that was measured on
+        a busy host would never be asked again."""
+        return max(1, self.in_real_time)
+
+    @property
+    def in_real_time(self) -> int:
+        """As ``capacity``; 0 where not even one can."""
         return self.cost.capacity(1e3 * self._block_s, self.min_steps, self.max_batch, self._load_share)
 
     def plan(self, waiting: Sequence[Waiting[K]], now: float) -> Plan[K]:

@@ -76,6 +76,12 @@ def test_a_slow_device_is_not_measured_for_ever() -> None:
     assert planner.capacity <= 9  # 40 ms a row at the fewest steps, 200 ms a block
 
 
+def test_a_device_too_slow_for_anyone_still_takes_one() -> None:
+    engine = Solver(row_s=1.0)
+    planner = warm_up(StreamPool(engine, 50), config(), lambda: engine.now)
+    assert (planner.in_real_time, planner.capacity) == (0, 1)
+
+
 def test_a_model_without_a_solver_has_no_choice_of_steps() -> None:
     planner = warm_up(StreamPool(PassthroughEngine(GEOMETRY), 4), config())
     assert planner.min_steps == planner.max_steps == 8
