@@ -65,8 +65,8 @@ def warm_up(pool: StreamPool, config: WorkerConfig, clock: Callable[[], float] =
     )
     if not planner.in_real_time:
         logger.warning(
-            "{} on {} is too slow for real time, even for one session at {} steps: most of its sound will be concealed; "
-            "use fewer steps, a smaller model or another device",
+            "{} on {} is too slow for real time, even for one session at {} steps: much will be concealed; use fewer "
+            "steps, a smaller model or another device",
             pool.engine.name,
             pool.device,
             fewest,
