@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tools.engine_bench import (
@@ -29,7 +31,7 @@ from tools.engine_bench import (
     rows_of,
     time_calls,
 )
-from worker.diffusion import DiffusionEngine
+from worker.diffusion import DiffusionEngine, Rows
 from worker.factory import PRECISIONS
 
 MODELS = ("nano", "tiny", "small", "base")
@@ -116,11 +118,15 @@ def measure(setting: Setting, sizes: list[int], repeats: int, ceiling: float) ->
 
 
 def flops(engine: DiffusionEngine) -> dict[str, float]:
-    """Floating-point operations of one row by stage, counted while it runs; Fourier transforms are not among them."""
-    batch = fill(engine, 1)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    """Floating-point operations of one row by stage, counted on tensors without values; Fourier transforms are not
+    among them."""
+    rows = rows_of(engine, fill(engine, 1))
+    engine.pipeline.solver(engine.max_steps)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.inference_mode(), FlopCounterMode(display=False) as counter:
         stages = StageCounter(lambda: float(counter.get_total_flops()))
-        engine.call(rows_of(engine, batch), engine.max_steps, mixed=False, clock=stages)
+        fake = Rows(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
+        engine.call(fake, engine.max_steps, mixed=False, clock=stages)
     empty(engine, 1)
     return stages.stages
 
