@@ -186,7 +186,7 @@ class DiffusionEngine:
         return wave, times
 
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
-        return self.call(rows, steps, mixed=self.pipeline.guidance > 0)
+        return self.call(rows, steps, mixed=True)
 
     def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Stopwatch | None = None) -> tuple[Tensor, Tensor]:
         """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
@@ -208,7 +208,7 @@ class DiffusionEngine:
         units = rows.position - self.geometry.window_units + layout.dropped_units
         start = torch.div(units * config.rate, UNITS_A_SECOND * config.hop, rounding_mode="floor")
         noise = pipeline.mel_noise.take(start + rows.seed, layout.mel_frames)
-        options = RowOptions(rows.steps, rows.guidance) if mixed else None
+        options = RowOptions(rows.steps, rows.guidance if pipeline.guidance > 0 else None) if mixed else None
         mel = pipeline.solve(condition, prompts, noise, steps, rows=options)
         lap("dit")
         pitch_of_mel = None

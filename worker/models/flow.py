@@ -35,7 +35,7 @@ class RowOptions:
     """Where rows of one call differ."""
 
     steps: Tensor  # int64 [B], in 1 .. the solver's steps; a row of fewer steps is done early and then stays
-    guidance: Tensor  # float32 [B], 0 or more
+    guidance: Tensor | None = None  # float32 [B], 0 or more; None: the solver's
 
 
 class FlowSolver:
@@ -67,13 +67,13 @@ class FlowSolver:
             times = self.dit.times(torch.cat([span[:-1] for span in spans]).to(self._device))
             self._shorter = times, torch.cat([span.diff() for span in spans]).to(self._device)
 
-    def _row_step(self, step: int, rows: RowOptions) -> tuple[Times, Tensor]:
-        """Times ``[R]`` of a step for both branches' rows, and its sizes ``[B, 1, 1]``: 0 where a row is done."""
+    def _row_step(self, step: int, rows: RowOptions, branches: int) -> tuple[Times, Tensor]:
+        """Times ``[R]`` of a step for all branches' rows, and its sizes ``[B, 1, 1]``: 0 where a row is done."""
         assert self._shorter is not None
         times, sizes = self._shorter
         index = rows.steps * (rows.steps - 1) // 2 + (rows.steps - 1).clamp(max=step)
         size = sizes[index] * (rows.steps > step)
-        return times.rows(index.repeat(2)), size[:, None, None]
+        return times.rows(index.repeat(branches)), size[:, None, None]
 
     @torch.inference_mode()
     def __call__(
@@ -101,11 +101,11 @@ class FlowSolver:
         if lens is not None:
             free = free & (frames < lens[:, None])[:, None]
 
-        guided = rows is not None or self.guidance > 0
         rate: float | Tensor = self.guidance
         if rows is not None:
             self.prepare_rows()
-            rate = rows.guidance[:, None, None]
+            rate = self.guidance if rows.guidance is None else rows.guidance[:, None, None]
+        guided = isinstance(rate, Tensor) or rate > 0
         conditions = self.dit.conditions(prompt_x, style, mu, lens, with_null=guided)
         x = noise * free
         for step in range(self.steps):
@@ -113,7 +113,7 @@ class FlowSolver:
             if rows is None:
                 times = self.times.at(step)
             else:
-                times, size = self._row_step(step, rows)
+                times, size = self._row_step(step, rows, 2 if guided else 1)
             velocity = self.dit.velocity(x, times, conditions)
             if guided:
                 conditional, null = velocity.chunk(2)
