@@ -104,8 +104,9 @@ def pulses(f0: Tensor) -> Tensor:
     angle = ((cycles - cycles.floor()) * 2 * math.pi).float()
     harmonics = torch.floor(HIGHEST_HZ / hz)
     half = torch.sin(angle / 2)
-    half = torch.where(half.abs() < 1e-4, 1e-4, half)
-    train = torch.sin((harmonics + 0.5) * angle) / (2 * half) - 0.5
+    peak = half.abs() < 1e-4
+    train = torch.sin((harmonics + 0.5) * angle) / (2 * half.masked_fill(peak, 1.0)) - 0.5
+    train = torch.where(peak, harmonics, train)
     return train * (2 / harmonics).sqrt() * voicing
 
 
