@@ -24,7 +24,7 @@ from worker.models.regulator import F0_BINS, LengthRegulator
 
 BATCH = 10
 SOURCE_FRAMES = (100, 120, 140)  # of 16 ms: multiples of 5, so that content frames of 20 ms fit
-PROMPT_FRAMES = (100, 140, 185)
+PROMPT_FRAMES = (40, 60, 95)
 PERCENT_SHARES = (1, 2, 5, 2, 1)  # of the targets
 PURE_NOISE = 0.3
 DROP_ALL, DROP_PROMPT, DROP_STYLE = 0.08, 0.08, 0.08
