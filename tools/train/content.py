@@ -1,11 +1,13 @@
 """Stage ``content``: the student that names sound classes, whoever speaks.
 
-It hears each stretch in another voice (resampled), through another microphone (equalised), in noise and at another
-level, and must say the class that the clean original has.
+It starts from the teacher's own first layers and hears each stretch in another voice (resampled; formants moved apart
+from pitch), through another microphone (equalised), in noise and at another level, and must say the class that the
+clean original has.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,57 +15,98 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.train.features import COMPONENTS, PERCENTS, Store
+from tools.train.corpus import RATE, load
+from tools.train.features import COMPONENTS, PERCENTS, Store, resampled
 from tools.train.loop import Budget, train
+from tools.train.whisper_weights import start_from_whisper
 from worker.models.nano_content import NanoContent
+from worker.models.whisper import POSITIONS, SAMPLES_A_FRAME
 
-BATCH, FRAMES = 16, 150
-EDGE_LEFT, EDGE_RIGHT = 10, 3  # frames that see too little around them to be asked
-QUIET = -11.5  # log-mel of silence
+BATCH, FRAMES = 12, 150
+EDGE_LEFT, EDGE_RIGHT = 8, 2  # frames that see too little around them to be asked
+QUIET = -11.5  # natural-log mel of silence
 REGRESSION = 0.3  # weight of the teacher's components beside its classes
+PITCHES, AS_IT_IS = (0.78, 1.28), 0.25  # range of resampling, share left alone
+FROM_START = 0.6  # share of crops whose first frame has position 0, as in serving
+LOG10_OF_MAGNITUDE = 2 / math.log(10)  # natural log of magnitude to base-10 log of power
+PIECE_FRAMES, MARGIN_FRAMES = 500, 60
 
 
-def build(out: Path, budget: Budget, warm: Path | None = None) -> None:
-    """Train, write ``out/content.pt`` and the content of every recording, ``out/features/*.content*.npy``."""
-    store, rng = Store(out), np.random.default_rng(0)
+def build(out: Path, budget: Budget, whisper: dict[str, Tensor] | None, start: dict[str, Tensor] | None = None) -> None:
+    """Train, write ``out/content.pt`` and the logits of every version of every recording.
+
+    whisper: the teacher's encoder to start from (None: random). start: a content encoder's own weights instead.
+    """
     torch.manual_seed(0)
     network = NanoContent()
-    if warm is not None:
-        start_from_prototype(network, warm)
-    components = nn.Linear(network.config.bottleneck, COMPONENTS)
+    if start is not None:
+        network.load_state_dict(start)
+    elif whisper is not None:
+        start_from_whisper(network, whisper)
+    sampler = Sampler(out, np.random.default_rng(0))
+    components = nn.Linear(network.config.width, COMPONENTS)
     modules = nn.ModuleDict({"content": network, "components": components})
 
     def loss(step: int) -> dict[str, Tensor]:
-        mel, classes, target = batch(store, rng)
-        narrow = network.narrow(perturb(mel))[:, EDGE_LEFT:-EDGE_RIGHT]
-        logits = network.classes(narrow)
+        wave, classes, target = sampler.batch()
+        with torch.no_grad():
+            heard = perturb(network.listen(wave))
+        features = network.features(heard, sampler.first())[:, EDGE_LEFT:-EDGE_RIGHT]
+        logits = network.classes(features)
         classes, target = classes[:, EDGE_LEFT:-EDGE_RIGHT], target[:, EDGE_LEFT:-EDGE_RIGHT]
         entropy = F.cross_entropy(logits.flatten(0, 1), classes.flatten())
-        regression = F.mse_loss(components(narrow), target)
+        regression = F.mse_loss(components(features), target)
         hit = (logits.argmax(-1) == classes).float().mean()
         return {"loss": entropy + REGRESSION * regression, "entropy": entropy, "components": regression, "hit": hit}
 
-    trained = train("content", modules, loss, budget, out, rate=1.5e-3)
-    write(out, store, trained["content"])  # type: ignore[arg-type]
+    trained = train("content", modules, loss, budget, out, rate=8e-4, average=0.995)
+    write(out, trained["content"])  # type: ignore[arg-type]
 
 
-def batch(store: Store, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Mels ``[B, T, 80]`` of any version, classes ``[B, T]`` and components of the original's same moments."""
-    mels, classes, components = [], [], []
-    for name in rng.choice(store.names, BATCH, p=store.weights()):
-        percent = int(rng.choice(PERCENTS))
-        mel = store.get(name, f"heard{percent}")
-        begin = int(rng.integers(0, max(1, len(mel) - FRAMES)))
-        mels.append(cut(mel, begin, FRAMES, QUIET))
-        labels, values = store.get(name, "classes"), store.get(name, "components")
-        at = np.clip(np.round((begin + np.arange(FRAMES)) * percent / 100).astype(int), 0, len(labels) - 1)
-        classes.append(labels[at])
-        components.append(values[at])
-    return (
-        torch.from_numpy(np.stack(mels)).float(),
-        torch.from_numpy(np.stack(classes)).long(),
-        torch.from_numpy(np.stack(components)).float(),
-    )
+class Sampler:
+    def __init__(self, out: Path, rng: np.random.Generator) -> None:
+        self.store, self.rng = Store(out), rng
+        self.waves = {speaker.name: speaker.wave for speaker in load(out)}
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Waves ``[B, n]`` of any version, classes ``[B, N]`` and components of the original's same moments."""
+        rows = [self.row(str(name)) for name in self.rng.choice(self.store.names, BATCH, p=self.store.weights())]
+        wave, classes, components = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return wave, classes.long(), components.float()
+
+    def row(self, name: str) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+        low, high = (math.log(bound) for bound in PITCHES)
+        percent = 100 if self.rng.random() < AS_IT_IS else round(100 * math.exp(self.rng.uniform(low, high)))
+        whole, count = self.waves[name], FRAMES * SAMPLES_A_FRAME
+        needed = count * percent // 100 + SAMPLES_A_FRAME
+        begin = int(self.rng.integers(0, max(1, len(whole) - needed)))
+        wave = resampled(whole[begin : begin + needed], percent)[:count]
+        labels, values = self.store.get(name, "classes"), self.store.get(name, "components")
+        moments = begin / SAMPLES_A_FRAME + np.arange(FRAMES) * percent / 100
+        at = np.clip(np.round(moments).astype(int), 0, len(labels) - 1)
+        return np.pad(wave, (0, count - len(wave))), labels[at], values[at]
+
+    def first(self) -> int:
+        """Position of a batch's first frame."""
+        return 0 if self.rng.random() < FROM_START else int(self.rng.integers(0, POSITIONS - FRAMES))
+
+
+def perturb(log_mel: Tensor) -> Tensor:
+    """Another microphone, another voice's formants, level and noise: base-10 log-mel power ``[B, 80, T]``."""
+    rows, bins, _ = log_mel.shape
+    curve = F.interpolate(torch.randn(rows, 1, 7), size=bins, mode="linear", align_corners=True).transpose(1, 2)
+    log_mel = log_mel + LOG10_OF_MAGNITUDE * (curve + 0.8 * torch.randn(rows, 1, 1))
+    # A warp of the frequency axis alone moves formants apart from pitch.
+    warp = torch.empty(rows, 1, 1).uniform_(0.88, 1.14)
+    at = (torch.arange(bins)[:, None] * warp).clamp(max=bins - 1.001)
+    low = at.long()
+    share = at - low
+    low = low.expand(-1, -1, log_mel.shape[2])
+    log_mel = log_mel.gather(1, low) * (1 - share) + log_mel.gather(1, low + 1) * share
+    noisy = torch.rand(rows, 1, 1) < 0.4
+    floor = log_mel.amax(dim=(1, 2), keepdim=True) - torch.empty(rows, 1, 1).uniform_(3, 6)
+    power = 10**log_mel + 10 ** (floor + 0.3 * torch.randn_like(log_mel))
+    return torch.where(noisy, power.log10(), log_mel).clamp(min=-10)
 
 
 def cut(frames: np.ndarray, begin: int, count: int, fill: float) -> np.ndarray:  # type: ignore[type-arg]
@@ -72,49 +115,18 @@ def cut(frames: np.ndarray, begin: int, count: int, fill: float) -> np.ndarray: 
     return np.pad(piece, ((0, count - len(piece)), *((0, 0),) * (piece.ndim - 1)), constant_values=fill)
 
 
-def perturb(mel: Tensor) -> Tensor:
-    """Another microphone, another voice's formants, level and noise: ``[B, T, 80]``."""
-    rows, _, bins = mel.shape
-    curve = F.interpolate(torch.randn(rows, 1, 7), size=bins, mode="linear", align_corners=True)
-    mel = mel + 1.2 * curve + 0.8 * torch.randn(rows, 1, 1)
-    # A warp of the frequency axis alone moves formants apart from pitch.
-    warp = torch.empty(rows, 1, 1).uniform_(0.88, 1.14)
-    at = (torch.arange(bins) * warp).clamp(max=bins - 1.001)
-    low = at.long()
-    share = at - low
-    low = low.expand(-1, mel.shape[1], -1)
-    mel = mel.gather(2, low) * (1 - share) + mel.gather(2, low + 1) * share
-    noisy = torch.rand(rows, 1, 1) < 0.4
-    floor = torch.empty(rows, 1, 1).uniform_(-9, -4) + 0.5 * torch.randn_like(mel)
-    return torch.where(noisy, torch.logaddexp(mel, floor), mel).clamp(min=QUIET)
-
-
 @torch.inference_mode()
-def write(out: Path, store: Store, network: NanoContent) -> None:
-    """The bottleneck of every version of every recording, in float16: the classes' logits are one layer away."""
-    for name in store.names:
+def write(out: Path, network: NanoContent) -> None:
+    """``out/features/SPEAKER.logits*.npy``: of every version of every recording, ``[N, classes]`` in float16."""
+    for speaker in load(out):
         for percent in PERCENTS:
-            mel, pieces = store.get(name, f"heard{percent}"), []
-            for begin in range(0, len(mel), 3000):
-                first = max(0, begin - 80)
-                heard = torch.from_numpy(mel[first : begin + 3040].astype(np.float32))[None]
-                pieces.append(network.narrow(heard)[0, begin - first :][:3000].half().numpy())
-            np.save(out / "features" / f"{name}.content{percent}.npy", np.concatenate(pieces))
-
-
-def start_from_prototype(network: NanoContent, path: Path) -> None:
-    """Take over what an earlier student knew; it heard more of the future, so its kernels are moved."""
-    old = torch.load(path, weights_only=True, map_location="cpu")
-    names = {"inp": "input", "n": "norm", "bo": "bottleneck"}
-    weights = {
-        f"{ours}.{part}": old[f"{theirs}.{part}"] for theirs, ours in names.items() for part in ("weight", "bias")
-    }
-    for index, look_ahead in enumerate(network.config.look_ahead):
-        for theirs, ours in {"dw": "mix", "n": "norm", "a": "up", "b": "down"}.items():
-            for part in ("weight", "bias"):
-                weights[f"blocks.{index}.{ours}.{part}"] = old[f"bl.{index}.{theirs}.{part}"]
-        kernel = weights[f"blocks.{index}.mix.weight"]
-        moved = 3 - look_ahead
-        weights[f"blocks.{index}.mix.weight"] = F.pad(kernel, (moved, 0))[..., : kernel.shape[-1]]
-        weights[f"blocks.{index}.gain"] = old[f"bl.{index}.g"]
-    network.load_state_dict(weights, strict=False)
+            wave, pieces = resampled(speaker.wave, percent), []
+            for begin in range(0, len(wave) // SAMPLES_A_FRAME, PIECE_FRAMES):
+                first = max(0, begin - MARGIN_FRAMES)
+                last = begin + PIECE_FRAMES + MARGIN_FRAMES
+                heard = torch.from_numpy(wave[first * SAMPLES_A_FRAME : last * SAMPLES_A_FRAME])[None]
+                if heard.shape[1] < RATE // 50:
+                    break
+                logits = network.classes(network.features(network.listen(heard)))[0]
+                pieces.append(logits[begin - first :][:PIECE_FRAMES].half().numpy())
+            np.save(out / "features" / f"{speaker.name}.logits{percent}.npy", np.concatenate(pieces))

@@ -19,12 +19,12 @@ from tools.train.features import PERCENTS, Store
 from tools.train.loop import Budget, train
 from worker.models.dit import AdaptiveNorm, DiT, MlpHead
 from worker.models.nano import NANO_DIT, NANO_REGULATOR
-from worker.models.nano_content import MEL_MEAN, MEL_SCALE, NanoContent
+from worker.models.nano_blocks import MEL_MEAN, MEL_SCALE
 from worker.models.regulator import F0_BINS, LengthRegulator
 
 BATCH = 10
 SOURCE_FRAMES = (100, 120, 140)  # of 16 ms: multiples of 5, so that content frames of 20 ms fit
-PROMPT_FRAMES = (100, 140, 185)
+PROMPT_FRAMES = (40, 60, 95)
 PERCENT_SHARES = (1, 2, 5, 2, 1)  # of the targets
 PURE_NOISE = 0.3
 DROP_ALL, DROP_PROMPT, DROP_STYLE = 0.08, 0.08, 0.08
@@ -35,13 +35,13 @@ BUNDLED_BOOST = 2.0
 F0_SCALE, STYLE_SCALE = 0.5, 8.0
 
 
-def build(out: Path, content: NanoContent, budget: Budget) -> None:
+def build(out: Path, budget: Budget) -> None:
     """Train and write ``out/decoder.pt``."""
     store, rng = Store(out), np.random.default_rng(0)
     torch.manual_seed(0)
     dit, regulator = DiT(NANO_DIT), LengthRegulator(NANO_REGULATOR)
     prepare(dit, regulator)
-    sampler = Sampler(store, content, rng)
+    sampler = Sampler(store, rng)
 
     def loss(step: int) -> dict[str, Tensor]:
         return flow_loss(dit, regulator, sampler.batch(), rng)
@@ -80,13 +80,13 @@ class Batch:
     def __init__(self, parts: list[list[np.ndarray]]) -> None:  # type: ignore[type-arg]
         mel, prompt, heard, prompt_heard, f0, prompt_f0, style = (torch.from_numpy(np.stack(part)) for part in parts)
         self.mel, self.prompt = mel.transpose(1, 2).float(), prompt.transpose(1, 2).float()
-        self.heard, self.prompt_heard = heard.float(), prompt_heard.float()
+        self.heard, self.prompt_heard = heard.float().softmax(-1), prompt_heard.float().softmax(-1)
         self.f0, self.prompt_f0, self.style = f0.float(), prompt_f0.float(), style.float()
 
 
 class Sampler:
-    def __init__(self, store: Store, content: NanoContent, rng: np.random.Generator) -> None:
-        self.store, self.content, self.rng = store, content.eval().requires_grad_(False), rng
+    def __init__(self, store: Store, rng: np.random.Generator) -> None:
+        self.store, self.rng = store, rng
         weights = store.weights(MOST_FRAMES) * [BUNDLED_BOOST if name in BUNDLED else 1.0 for name in store.names]
         self.weights = weights / weights.sum()
         self.shares = np.array(PERCENT_SHARES) / sum(PERCENT_SHARES)
@@ -96,11 +96,7 @@ class Sampler:
         rows = [
             self.row(str(name), source, prompt) for name in self.rng.choice(self.store.names, BATCH, p=self.weights)
         ]
-        made = Batch([list(part) for part in zip(*rows, strict=True)])
-        with torch.no_grad():
-            made.heard = self.content.classes(made.heard).softmax(-1)
-            made.prompt_heard = self.content.classes(made.prompt_heard).softmax(-1)
-        return made
+        return Batch([list(part) for part in zip(*rows, strict=True)])
 
     def row(self, name: str, source: int, prompt: int) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
         rng = self.rng
@@ -125,8 +121,8 @@ class Sampler:
         return 5 * int(self.rng.integers(0, max(1, (length - count) // 5)))
 
     def heard(self, name: str, percent: int, other: int, begin: int, count: int) -> np.ndarray:  # type: ignore[type-arg]
-        """Bottleneck of version ``other`` at the moments of ``count`` mel frames of version ``percent``."""
-        content = self.store.get(name, f"content{other}")
+        """Logits of version ``other`` at the moments of ``count`` mel frames of version ``percent``."""
+        content = self.store.get(name, f"logits{other}")
         at = (begin * 4 // 5 + np.arange(count * 4 // 5)) * percent / other
         return content[np.clip(np.round(at).astype(int), 0, len(content) - 1)]
 

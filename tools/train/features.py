@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tools.train.corpus import RATE, Speaker, load
 from tools.train.teachers import SpeakerEncoder, WhisperTiny
 from worker.models.mel import NANO, MelConfig, MelSpectrogram
-from worker.models.nano_content import CONTENT_MEL
+from worker.models.nano_style import STYLE_MEL
 from worker.models.networks import AutocorrelationTracker
 
 PERCENTS = (80, 90, 100, 110, 122)  # of the original's pitch
@@ -55,7 +55,7 @@ def build(out: Path, teacher: Teacher | None = None, judge: Judge | None = None)
         for percent in PERCENTS:
             wave = resampled(speaker.wave, percent)
             np.save(folder / f"{speaker.name}.mel{percent}.npy", mel_frames(wave, NANO))
-            np.save(folder / f"{speaker.name}.heard{percent}.npy", mel_frames(wave, CONTENT_MEL))
+            np.save(folder / f"{speaker.name}.heard{percent}.npy", mel_frames(wave, STYLE_MEL))
             starts, styles = style_samples(judge, wave)
             np.save(folder / f"{speaker.name}.style{percent}.npy", styles)
             np.save(folder / f"{speaker.name}.style_at{percent}.npy", starts)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tools.train.content import QUIET, cut
 from tools.train.features import PERCENTS, STYLE_S, Store
 from tools.train.loop import Budget, train
-from worker.models.nano_content import CONTENT_MEL
-from worker.models.nano_style import NanoStyle
+from worker.models.nano_style import STYLE_MEL, NanoStyle
 
 BATCH = 24
 SHORTEST_FRAMES = 80
@@ -36,8 +35,8 @@ def build(out: Path, budget: Budget) -> None:
 
 def stretches(store: Store, name: str, percent: int) -> list[np.ndarray]:  # type: ignore[type-arg]
     """Mels of the stretches that the large encoder has heard."""
-    mel, count = store.get(name, f"heard{percent}"), int(STYLE_S * CONTENT_MEL.rate / CONTENT_MEL.hop)
-    return [cut(mel, int(at) // CONTENT_MEL.hop, count, QUIET) for at in store.get(name, f"style_at{percent}")]
+    mel, count = store.get(name, f"heard{percent}"), int(STYLE_S * STYLE_MEL.rate / STYLE_MEL.hop)
+    return [cut(mel, int(at) // STYLE_MEL.hop, count, QUIET) for at in store.get(name, f"style_at{percent}")]
 
 
 def batch(store: Store, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -1,77 +1,88 @@
 """Content features of the bundled model: what is said, as shares of a few hundred sound classes.
 
-A small convolutional network in the form of Liu et al., "A ConvNet for the 2020s" (2022), over log-mel frames. It has
-learnt to name, whoever speaks, the class that clustering gave to a Whisper encoder's features; a distribution over
-classes has little room for a voice (van Niekerk et al., "A Comparison of Discrete and Soft Speech Units for Improved
-Voice Conversion", 2022).
+The first layers of Whisper-tiny's encoder (Radford et al., "Robust Speech Recognition via Large-Scale Weak
+Supervision", 2022; MIT), trained on to name, whoever speaks, the class that clustering gave to the whole encoder's
+features. A distribution over classes has little room for a voice (van Niekerk et al., "A Comparison of Discrete and
+Soft Speech Units for Improved Voice Conversion", 2022). Attention reaches a little way only, so that a frame is much
+the same in windows of any length.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.models.mel import MelConfig, MelSpectrogram
+from worker.models.encoder import EncoderLayer
+from worker.models.mel import hann, mel_filters
+from worker.models.whisper import HOP, MEL_BINS, N_FFT, POSITIONS, RATE, SAMPLES_A_FRAME
 
-CONTENT_MEL = MelConfig(rate=16_000, n_fft=1024, hop=320, bins=80, fmax=8000.0)
-MEL_MEAN, MEL_SCALE = -5.0, 2.5  # of log-mel frames, roughly
-KERNEL = 9
+QUIETEST = -8.0  # tens of dB, against a recording's loudest point: below it nothing is heard
 
 
 @dataclass(frozen=True, slots=True)
 class NanoContentConfig:
-    width: int = 192
-    inner: int = 512
-    look_ahead: tuple[int, ...] = (1, 1, 1, 0, 0, 0)  # frames of 20 ms that each block hears beyond its own
-    bottleneck: int = 64
+    width: int = 384
+    heads: int = 6
+    inner: int = 1440  # of Whisper-tiny's 1536
+    depth: int = 2
+    past: int = 60  # frames of 20 ms that attention reaches back
+    look_ahead: int = 2  # and ahead, in each layer
     classes: int = 256
 
 
-class ConvBlock(nn.Module):
-    """Depthwise convolution over time, then two layers a frame, on a residual."""
-
-    def __init__(self, width: int, inner: int, kernel: int, look_ahead: int) -> None:
-        super().__init__()
-        self.pad = (kernel - 1 - look_ahead, look_ahead)
-        self.mix = nn.Conv1d(width, width, kernel, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-        self.gain = nn.Parameter(torch.full((width,), 0.2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, width]`` to the same."""
-        y = self.mix(F.pad(x.transpose(1, 2), self.pad)).transpose(1, 2)
-        out: Tensor = x + self.gain * self.down(F.gelu(self.up(self.norm(y))))
-        return out
-
-
 class NanoContent(nn.Module):
+    window: Tensor
+    filters: Tensor
+    positions: Tensor
+
     def __init__(self, config: NanoContentConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NanoContentConfig()
-        self.mel = MelSpectrogram(CONTENT_MEL)
-        self.input = nn.Linear(CONTENT_MEL.bins, config.width)
-        self.blocks = nn.ModuleList(
-            ConvBlock(config.width, config.inner, KERNEL, look_ahead) for look_ahead in config.look_ahead
+        self.conv1 = nn.Conv1d(MEL_BINS, config.width, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, 2, padding=1)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config.width, config.heads, config.inner, key_bias=False) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width)
-        self.bottleneck = nn.Linear(config.width, config.bottleneck)
-        self.classes = nn.Linear(config.bottleneck, config.classes)
+        self.classes = nn.Linear(config.width, config.classes)
+        self.register_buffer("window", hann(N_FFT), persistent=False)
+        self.register_buffer("filters", mel_filters(RATE, N_FFT, MEL_BINS, 0.0, 8000.0), persistent=False)
+        self.register_buffer("positions", sinusoids(POSITIONS, config.width), persistent=False)
 
-    def narrow(self, mel: Tensor) -> Tensor:
-        """Log-mel frames ``[B, T, 80]`` to ``[B, T, bottleneck]``, each frame normalised."""
-        x = self.input((mel - MEL_MEAN) / MEL_SCALE)
-        for block in self.blocks:
-            x = block(x)
-        x = self.bottleneck(self.norm(x))
-        return F.layer_norm(x, x.shape[-1:])
+    def listen(self, wave: Tensor) -> Tensor:
+        """Base-10 log-mel power ``[B, 80, 2 N]`` of a wave ``[B, n]``, ``N = n // 320``."""
+        wave = wave[:, : wave.shape[1] // SAMPLES_A_FRAME * SAMPLES_A_FRAME].float()
+        spectrum = torch.stft(wave, N_FFT, HOP, window=self.window, center=True, return_complex=True)[..., :-1]
+        return (self.filters @ (spectrum.real.square() + spectrum.imag.square())).clamp(min=1e-10).log10()
+
+    def features(self, log_mel: Tensor, first: int = 0) -> Tensor:
+        """``listen``'s frames to ``[B, N, width]``. first: position of the first frame."""
+        loudest = log_mel.amax(dim=(1, 2), keepdim=True)
+        heard = (log_mel.maximum(loudest + QUIETEST) + 4.0) / 4.0
+        x = F.gelu(self.conv1(heard.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        place = torch.arange(x.shape[1], device=x.device)
+        x = x + self.positions[(first + place) % POSITIONS].to(x.dtype)
+        ahead = place - place[:, None]
+        near = (ahead >= -self.config.past) & (ahead <= self.config.look_ahead)
+        for layer in self.layers:
+            x = layer(x, near)
+        out: Tensor = self.norm(x)
+        return out
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave: ``[B, n]`` at 16 kHz in [-1, 1]. Returns shares of the classes ``[B, n // 320, classes]``; frame ``i``
-        is centred on sample ``320 i + 160``."""
-        logits: Tensor = self.classes(self.narrow(self.mel(wave).transpose(1, 2).to(self.input.weight.dtype)))
+        is centred on sample ``320 i`` and hears 115 ms beyond it, or less where the wave ends."""
+        logits: Tensor = self.classes(self.features(self.listen(wave)))
         return logits.softmax(dim=-1)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Whisper's positions, float32 ``[length, width]``."""
+    step = math.log(10_000) / (width // 2 - 1)
+    angles = torch.arange(length)[:, None] * torch.exp(-step * torch.arange(width // 2))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.models.mel import MelSpectrogram
-from worker.models.nano_content import CONTENT_MEL, MEL_MEAN, MEL_SCALE, ConvBlock
+from worker.models.mel import MelConfig, MelSpectrogram
+from worker.models.nano_blocks import MEL_MEAN, MEL_SCALE, ConvBlock
+
+STYLE_MEL = MelConfig(rate=16_000, n_fft=1024, hop=320, bins=80, fmax=8000.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,9 @@ class NanoStyle(nn.Module):
     def __init__(self, config: NanoStyleConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NanoStyleConfig()
-        self.mel = MelSpectrogram(CONTENT_MEL)
-        self.input = nn.Linear(CONTENT_MEL.bins, config.width)
-        self.blocks = nn.ModuleList(
-            ConvBlock(config.width, config.inner, config.kernel, config.kernel // 2) for _ in range(config.depth)
-        )
+        self.mel = MelSpectrogram(STYLE_MEL)
+        self.input = nn.Linear(STYLE_MEL.bins, config.width)
+        self.blocks = nn.ModuleList(ConvBlock(config.width, config.inner, config.kernel) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         self.weight = nn.Linear(config.width, 1)
         self.output = nn.Linear(2 * config.width, config.style)

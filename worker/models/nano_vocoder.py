@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.models.mel import NANO, hann, mel_filters
-from worker.models.nano_content import MEL_MEAN, MEL_SCALE, ConvBlock
+from worker.models.nano_blocks import MEL_MEAN, MEL_SCALE, ConvBlock
 
 HIGHEST_HZ = 7900.0
 HELD_HZ = 150.0  # of the pulse train where there is no voice to hear it
@@ -47,9 +47,7 @@ class NanoVocoder(nn.Module):
         self.config = config = config or NanoVocoderConfig()
         self.bins = NANO.n_fft // 2 + 1
         self.input = nn.Linear(NANO.bins + 2, config.width)
-        self.blocks = nn.ModuleList(
-            ConvBlock(config.width, config.inner, config.kernel, config.kernel // 2) for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(ConvBlock(config.width, config.inner, config.kernel) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         self.filters = nn.Linear(config.width, 3 * self.bins)
         basis = mel_filters(NANO.rate, NANO.n_fft, NANO.bins, 0.0, NANO.fmax)
@@ -106,8 +104,9 @@ def pulses(f0: Tensor) -> Tensor:
     angle = ((cycles - cycles.floor()) * 2 * math.pi).float()
     harmonics = torch.floor(HIGHEST_HZ / hz)
     half = torch.sin(angle / 2)
-    half = torch.where(half.abs() < 1e-4, 1e-4, half)
-    train = torch.sin((harmonics + 0.5) * angle) / (2 * half) - 0.5
+    peak = half.abs() < 1e-4
+    train = torch.sin((harmonics + 0.5) * angle) / (2 * half.masked_fill(peak, 1.0)) - 0.5
+    train = torch.where(peak, harmonics, train)
     return train * (2 / harmonics).sqrt() * voicing
 
 

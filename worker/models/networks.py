@@ -24,7 +24,7 @@ from worker.models.fbank import KaldiFbank
 from worker.models.hift import HARMONICS, Hift
 from worker.models.mel import MelConfig, MelSpectrogram
 from worker.models.nano import WEIGHTS, load_nano
-from worker.models.nano_content import CONTENT_MEL, NanoContent
+from worker.models.nano_content import NanoContent
 from worker.models.nano_vocoder import NanoVocoder
 from worker.models.ragged import by_length
 from worker.models.regulator import LengthRegulator
@@ -88,7 +88,7 @@ class NanoFeatures(ContentFeatures):
         return nn.utils.rnn.pad_sequence(by_length(self.encoder, wave, lens), batch_first=True)
 
     def frames(self, samples: Tensor) -> Tensor:
-        return samples // CONTENT_MEL.hop
+        return samples // SAMPLES_A_FRAME
 
 
 class CamPlusStyle(nn.Module):
