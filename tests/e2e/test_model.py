@@ -38,6 +38,7 @@ SETTINGS = {
     "WORKER__DIT_LEFT_MS": 200,
     "WORKER__MAX_PROMPT_S": 1,
     "WORKER__STEPS": 2,
+    "WORKER__GUIDANCE": 0.7,
     "WORKER__MIN_STEPS": 2,  # the load of other tests changes nothing
     "WORKER__MAX_BATCH": 4,
     "WORKER__VAD": "silero",
