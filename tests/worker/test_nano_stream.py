@@ -60,7 +60,7 @@ def test_block_borders_cannot_be_told_from_the_rest(engine: DiffusionEngine) -> 
         out = served(engine, voice, read_pcm(path))
         excess_db = border_excess_db(out, engine.geometry)
         assert excess_db < 2.0
-        assert border_excess_db(with_cuts(out, engine.geometry), engine.geometry) > excess_db + 1.0
+        assert border_excess_db(with_cuts(out, engine.geometry), engine.geometry) > excess_db + 0.5
 
 
 def test_a_stream_sounds_like_the_whole_recording_at_once(engine: DiffusionEngine, config: WorkerConfig) -> None:
