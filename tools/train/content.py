@@ -49,13 +49,13 @@ def build(out: Path, budget: Budget, whisper: dict[str, Tensor] | None, start: d
 
     def loss(step: int) -> dict[str, Tensor]:
         wave, classes, target = sampler.batch()
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             heard = perturb(network.listen(wave))
         features = network.features(heard, sampler.first())[:, EDGE_LEFT:-EDGE_RIGHT]
-        logits = network.classes(features)
+        logits = network.classes(features).float()
         classes, target = classes[:, EDGE_LEFT:-EDGE_RIGHT], target[:, EDGE_LEFT:-EDGE_RIGHT]
         entropy = F.cross_entropy(logits.flatten(0, 1), classes.flatten())
-        regression = F.mse_loss(components(features), target)
+        regression = F.mse_loss(components(features).float(), target)
         hit = (logits.argmax(-1) == classes).float().mean()
         return {"loss": entropy + REGRESSION * regression, "entropy": entropy, "components": regression, "hit": hit}
 

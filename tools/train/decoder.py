@@ -24,14 +24,15 @@ from worker.models.regulator import F0_BINS, LengthRegulator
 
 BATCH = 10
 SOURCE_FRAMES = (100, 120, 140)  # of 16 ms: multiples of 5, so that content frames of 20 ms fit
-PROMPT_FRAMES = (40, 60, 95)
-PERCENT_SHARES = (1, 2, 5, 2, 1)  # of the targets
+PROMPT_FRAMES = (60, 95, 125)
+PERCENT_SHARES = (1, 2, 8, 2, 1)  # of the targets
 PURE_NOISE = 0.3
 DROP_ALL, DROP_PROMPT, DROP_STYLE = 0.08, 0.08, 0.08
 SAME_VOICE = 0.1  # share of sources whose content comes from the target itself
+UNSURE, MOST_UNSURE = 0.5, 1.5  # share of sources whose logits get noise, its largest deviation
 MOST_FRAMES = 25_000
-BUNDLED = ("en", "es", "fr", "it", "ru")
-BUNDLED_BOOST = 2.0
+BUNDLED = ("en", "es", "fr", "it", "ru", "flite_awb")
+BUNDLED_BOOST = 3.0
 F0_SCALE, STYLE_SCALE = 0.5, 8.0
 
 
@@ -47,7 +48,7 @@ def build(out: Path, budget: Budget) -> None:
         return flow_loss(dit, regulator, sampler.batch(), rng)
 
     modules = nn.ModuleDict({"dit": dit, "regulator": regulator})
-    train("decoder", modules, loss, budget, out, rate=1.0e-3, average=0.998, warm_steps=150)
+    train("decoder", modules, loss, budget, out, rate=1.0e-3, average=0.999, warm_steps=150)
 
 
 def prepare(dit: DiT, regulator: LengthRegulator) -> None:
@@ -80,8 +81,15 @@ class Batch:
     def __init__(self, parts: list[list[np.ndarray]]) -> None:  # type: ignore[type-arg]
         mel, prompt, heard, prompt_heard, f0, prompt_f0, style = (torch.from_numpy(np.stack(part)) for part in parts)
         self.mel, self.prompt = mel.transpose(1, 2).float(), prompt.transpose(1, 2).float()
-        self.heard, self.prompt_heard = heard.float().softmax(-1), prompt_heard.float().softmax(-1)
+        self.heard, self.prompt_heard = unsure(heard.float()).softmax(-1), prompt_heard.float().softmax(-1)
         self.f0, self.prompt_f0, self.style = f0.float(), prompt_f0.float(), style.float()
+
+
+def unsure(logits: Tensor) -> Tensor:
+    """Of some rows as if the content encoder knew the speaker less well: ``[B, N, classes]``."""
+    rows = logits.shape[0]
+    deviation = MOST_UNSURE * torch.rand(rows, 1, 1) * (torch.rand(rows, 1, 1) < UNSURE)
+    return logits + deviation * torch.randn_like(logits)
 
 
 class Sampler:

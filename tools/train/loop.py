@@ -17,6 +17,7 @@ from tqdm import tqdm
 SMOOTH = 0.98  # of reported losses
 SAVE_EVERY_S = 120.0
 CLIP = 1.0
+FAST_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()  # products four times as fast as in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,12 @@ def train(
 ) -> nn.ModuleDict:
     """Minimise ``loss(step)["loss"]`` over ``modules`` with AdamW; returns their averaged weights.
 
+    Where the processor multiplies bfloat16 natively, ``loss`` runs under autocast; weights stay float32.
+
     Saves ``out/NAME.pt`` every two minutes and at the end, and goes on from it; the losses go to ``out/NAME.json``.
     """
     path, curve_path = out / f"{name}.pt", out / f"{name}.json"
-    optimizer = torch.optim.AdamW(modules.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(modules.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     averaged = copy.deepcopy(modules)
     step, elapsed_s, curve = 0, 0.0, []
     if path.exists():
@@ -75,7 +78,10 @@ def train(
     while (share := budget.used(step, time.monotonic() - began)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / warm_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        losses = loss(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
+            losses = loss(step)
+        if not losses["loss"].isfinite():
+            raise FloatingPointError(f"stage {name}: the loss of step {step} is {float(losses['loss'])}")
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(modules.parameters(), CLIP)
@@ -100,5 +106,4 @@ def train(
 @torch.no_grad()
 def blend(averaged: Iterable[Tensor], latest: Iterable[Tensor], keep: float) -> None:
     """Exponential moving average of weights (Polyak & Juditsky, 1992)."""
-    for mine, theirs in zip(averaged, latest, strict=True):
-        mine.lerp_(theirs, 1 - keep)
+    torch._foreach_lerp_(list(averaged), list(latest), 1 - keep)

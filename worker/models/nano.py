@@ -18,7 +18,9 @@ from worker.models.nano_vocoder import NanoVocoder
 from worker.models.regulator import LengthRegulator, RegulatorConfig
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "nano" / "nano.safetensors"
-NANO_DIT = DiTConfig(mel_bins=80, width=192, depth=5, tokens=False, wavenet=False, style_width=256, direct=True)
+NANO_DIT = DiTConfig(
+    mel_bins=80, width=192, depth=5, tokens=False, wavenet=False, style_width=256, direct=True, kernel=7
+)
 NANO_REGULATOR = RegulatorConfig(content_width=256, width=192, pitch=True)
 
 
