@@ -101,6 +101,23 @@ def test_a_direct_network_says_the_mel_and_the_velocity_leads_there():
     assert torch.allclose(x + (1 - t)[:, None, None] * velocity, mel, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_convolutions_start_as_nothing_and_see_no_padding():
+    torch.manual_seed(0)
+    mixing, plain = DiT(NANO_DIT).eval(), DiT(replace(NANO_DIT, kernel=0)).eval()
+    plain.load_state_dict({key: value for key, value in mixing.state_dict().items() if ".mix." not in key})
+    x, prompt, style = torch.randn(2, 80, 12), torch.randn(2, 80, 12), torch.randn(2, 256)
+    mu, t, lens = torch.randn(2, 12, 192), torch.tensor([0.3, 0.6]), torch.tensor([12, 7])
+    assert torch.allclose(mixing(x, prompt, None, t, style, mu), plain(x, prompt, None, t, style, mu), atol=1e-4)
+    for block in mixing.transformer.layers:
+        torch.nn.init.normal_(block.mix.conv.weight, std=0.3)
+    together = mixing(x, prompt, lens, t, style, mu)
+    for row, length in enumerate(lens.tolist()):
+        one = slice(row, row + 1)
+        alone = mixing(x[one, :, :length], prompt[one, :, :length], None, t[one], style[one], mu[one, :length])
+        assert torch.allclose(together[row, :, :length], alone[0], atol=1e-4)
+
+
 def test_weights_survive_their_file(tmp_path: Path):
     networks = blank()
     save_nano(networks, tmp_path / "nano.safetensors")
