@@ -29,7 +29,7 @@ from worker.prompts import make_prompt
 from worker.voices import Voice, VoiceError
 
 MODELS = ("nano", "tiny", "small", "base")
-DEFAULT_STEPS = {"nano": 4}  # of the others as the original: 30
+DEFAULT_STEPS = {"nano": 2}  # of the others as the original: 30
 DEFAULT_GUIDANCE = {"nano": 0.0}
 MAX_REFERENCE_S = 25.0
 NANO_REFERENCE_S = 3.0  # what it was trained with
@@ -49,7 +49,7 @@ class Job:
 @click.option("--reference-wav-path", "reference", required=True, type=click.Path(path_type=Path), help="The voice.")
 @click.option("--output", default=Path("outputs"), type=click.Path(path_type=Path), help="A folder, or FILE.wav.")
 @click.option("--model", type=click.Choice(MODELS), help="[nano; base with --f0-condition]")
-@click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano 4]")
+@click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano 2]")
 @click.option("--inference-cfg-rate", type=click.FloatRange(0, 10), help="Guidance. [0.7; nano 0]")
 @click.option("--length-adjust", type=click.FloatRange(0.25, 4), default=1.0, help="Below 1 is faster.")
 @click.option("--f0-condition/--no-f0-condition", default=None, help="Keep the source's melody, with a model that can.")

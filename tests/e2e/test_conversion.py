@@ -164,5 +164,6 @@ async def test_refusals_are_one_sentence(service: Serve) -> None:
 
 def test_voices_and_version(service: Serve) -> None:
     names = [voice["name"] for voice in service.get("/voices")[1]["voices"]]
-    assert set(VOICES) <= set(names) and len(names) == len(set(names)) == 5
+    assert set(VOICES) <= set(names)
+    assert len(names) == len(set(names)) == 5
     assert service.get("/version")[1]["name"] == "fast-vc-pool"

@@ -41,7 +41,7 @@ def engine(config: WorkerConfig) -> Iterator[DiffusionEngine]:
     torch.set_num_threads(threads)
 
 
-def served(engine: DiffusionEngine, voice: str, pcm: Pcm, steps: int = 4) -> Pcm:
+def served(engine: DiffusionEngine, voice: str, pcm: Pcm, steps: int = 2) -> Pcm:
     pool = StreamPool(engine, 1)
     step = pool.step
     pool.step = lambda slots, blocks: step(slots, blocks, steps=steps)  # type: ignore[method-assign]
@@ -67,7 +67,7 @@ def test_a_stream_sounds_like_the_whole_recording_at_once(engine: DiffusionEngin
     """A stream hears no more than its context, and joins its blocks; it must still be nearer to the whole at once than
     a fraction of what conversion changes."""
     prompt = make_prompt(engine.pipeline, VOICES["carlo"], config.max_prompt_s)
-    converter = FileConverter(engine.pipeline, prompt, Options(steps=4))
+    converter = FileConverter(engine.pipeline, prompt, Options(steps=2))
     pieces: list[np.ndarray] = []  # type: ignore[type-arg]
     converter.convert([Recording(WOMAN)], lambda number, wave: pieces.append(wave))
     whole, source = np.concatenate(pieces), read_pcm(WOMAN) / 32768

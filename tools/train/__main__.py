@@ -21,7 +21,7 @@ from tools.train.whisper_weights import read_encoder
 from worker.models.nano import WEIGHTS
 
 STAGES = ("data", "features", "content", "style", "vocoder", "decoder", "export")
-STEPS = {"content": 2400, "style": 4000, "vocoder": 9500, "decoder": 6000}
+STEPS = {"content": 5000, "style": 4000, "vocoder": 9500, "decoder": 24000}
 SMOKE_STEPS = 2
 
 

@@ -35,9 +35,9 @@ class DiTConfig:
     ``tokens``: time and style enter as two tokens in front of the frames, and blocks have plain norms; otherwise the
     style is merged into every frame and the time scales every norm. ``wavenet``: long skip and WaveNet head instead of
     the two-layer head. ``direct``: the head's output is the clean mel as the network hears it and the velocity follows
-    from it, so a narrow network need not carry the noise through all its blocks. ``kernel``: frames (odd) of a depthwise
-    convolution in front of every feed-forward, from which a small network learns sooner than from attention how speech
-    moves from frame to frame; 0: none.
+    from it, so a narrow network need not carry the noise through all its blocks. ``kernel``: frames (odd) of a
+    depthwise convolution in front of every feed-forward, from which a small network learns sooner than from attention
+    how speech moves from frame to frame; 0: none.
     """
 
     mel_bins: int
