@@ -10,7 +10,7 @@ import soxr
 import torch
 
 from shared.config import WorkerConfig
-from tools.file_vc import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S
+from tools.file_vc import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S, NANO_WINDOW_S
 from tools.train.corpus import RATE, Wave, read
 from worker.diffusion import DiffusionEngine, at_mel_frames
 from worker.factory import DIT_LEFT_MS, geometry_of
@@ -42,12 +42,14 @@ class Files:
         guidance = DEFAULT_GUIDANCE.get(name, GUIDANCE) if guidance is None else guidance
         self.pipeline = Pipeline(networks, guidance=guidance)
         self.rate = self.pipeline.mel_config.rate
-        self.reference_s = NANO_REFERENCE_S if name == "nano" else MAX_REFERENCE_S
+        nano = name == "nano"
+        self.reference_s = NANO_REFERENCE_S if nano else MAX_REFERENCE_S
+        self.window_s = NANO_WINDOW_S if nano else None
 
     def convert(self, source: Path, target: Path) -> Wave:
         prompt = make_prompt(self.pipeline, Voice(target.stem, "", target), self.reference_s)
         pieces: list[Wave] = []
-        converter = FileConverter(self.pipeline, prompt, Options(steps=self.steps))
+        converter = FileConverter(self.pipeline, prompt, Options(steps=self.steps, window_s=self.window_s))
         converter.convert([Recording(source)], lambda _, piece: pieces.append(piece))
         return to_16_khz(np.concatenate(pieces), self.rate)
 

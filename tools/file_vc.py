@@ -32,7 +32,7 @@ MODELS = ("nano", "tiny", "small", "base")
 DEFAULT_STEPS = {"nano": 2}  # of the others as the original: 30
 DEFAULT_GUIDANCE = {"nano": 0.0}
 MAX_REFERENCE_S = 25.0
-NANO_REFERENCE_S = 3.0  # what it was trained with
+NANO_REFERENCE_S, NANO_WINDOW_S = 3.0, 6.0  # near to what it was trained with
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ def main(
             follow_pitch=f0_condition is not False,
             auto_f0_adjust=auto_f0_adjust,
             semitones=semi_tone_shift,
+            window_s=NANO_WINDOW_S if model == "nano" else None,
         )
         converter = FileConverter(pipeline, prompt, options, batch=batch)
         run(converter, jobs, pipeline.mel_config.rate)

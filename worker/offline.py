@@ -1,8 +1,8 @@
 """Whole recordings through a model: windows with context, batched over windows and recordings, in constant memory.
 
-A window is at most thirty seconds, prompt and source together, as the models were trained; the content encoder hears a
-second more on either side. Neighbouring windows overlap and are crossfaded; a stretch of a recording has the same noise
-in every window that holds it.
+A window is at most thirty seconds, prompt and source together, as the published models were trained, or as long as the
+options say; the content encoder hears a second more on either side. Neighbouring windows overlap and are crossfaded; a
+stretch of a recording has the same noise in every window that holds it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Options:
     follow_pitch: bool = True  # give a model that can take it the source's melody
     auto_f0_adjust: bool = True  # move the source's median pitch to the reference's
     semitones: float = 0.0
+    window_s: float | None = None  # of a window, prompt and source together; None: WINDOW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ class FileConverter:
         self._pipeline, self._prompt, self._batch = pipeline, prompt, batch
         config = pipeline.mel_config
         self._frames_a_unit = options.length_adjust * config.rate / (UNITS_A_SECOND * config.hop)
-        room_s = WINDOW_S - prompt.mel.shape[1] * config.hop / config.rate
-        hearing_s = WINDOW_S - 2 * MARGIN_UNITS / UNITS_A_SECOND
+        window_s = options.window_s or WINDOW_S
+        room_s = window_s - prompt.mel.shape[1] * config.hop / config.rate
+        hearing_s = window_s - 2 * MARGIN_UNITS / UNITS_A_SECOND
         self.window_units = int(min(room_s / options.length_adjust, hearing_s) * UNITS_A_SECOND) - END_UNITS
         self.overlap_units = math.ceil(OVERLAP_FRAMES / self._frames_a_unit)
         if self.window_units < 4 * self.overlap_units:
