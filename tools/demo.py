@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 
 from shared.config import ROOT, ConfigError, load
-from shared.supervisor import PortTaken, base_url, check_port, start_child
+from tools.service.supervisor import PortTaken, base_url, check_port, start_child
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 OUTPUT = "outputs/demo.wav"
@@ -56,7 +56,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     url = base_url(config)
-    service = start_child([sys.executable, "-m", "shared.cli", "serve"])
+    service = start_child([sys.executable, "-m", "tools.service.cli", "serve"])
     stopping = False
 
     def stop(*_: object) -> None:

@@ -18,14 +18,14 @@ import torch
 from tqdm import tqdm
 
 from shared.config import ConfigError
+from worker.engines.diffusion.offline import FileConverter, Options, Recording, SourceError, Wave
+from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.diffusion.prompts import make_prompt
 from worker.factory import load_model
 from worker.main import check_device
-from worker.models.checkpoints import CheckpointError
-from worker.models.hub import DEFAULT_FOLDER
 from worker.models.networks import Networks
-from worker.offline import FileConverter, Options, Recording, SourceError, Wave
-from worker.pipeline import Pipeline
-from worker.prompts import make_prompt
+from worker.models.weights.checkpoints import CheckpointError
+from worker.models.weights.hub import DEFAULT_FOLDER
 from worker.voices import Voice, VoiceError
 
 MODELS = ("nano", "tiny", "small", "base")

@@ -1,7 +1,7 @@
 """What the scheduler asks of a model: a few verbs over rows of preallocated state.
 
 An engine owns per-session state as rows of tensors, indexed by slot. It converts the windows of many rows in one call.
-Context roll, loudness and crossfade are not its business: see ``worker.streams``.
+Context roll, loudness and crossfade are not its business: see ``worker.streaming.rows``.
 """
 
 from __future__ import annotations

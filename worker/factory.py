@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from shared.config import ConfigError, WorkerConfig, resolve
-from worker.diffusion import DiffusionEngine
 from worker.engine import Engine
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.passthrough import PassthroughEngine
+from worker.engines.shift.engine import ShiftEngine
 from worker.geometry import Geometry
-from worker.models.checkpoints import CheckpointError
 from worker.models.networks import Networks, load_bundled, load_networks
-from worker.passthrough import PassthroughEngine
-from worker.pipeline import Pipeline
-from worker.shift import ShiftEngine
-from worker.vad import EnergyGate, Gate, SileroGate
+from worker.models.weights.checkpoints import CheckpointError
+from worker.streaming.gates import EnergyGate, Gate, SileroGate
 from worker.voices import VoiceError, list_voices
 
 BUNDLED = "nano"

@@ -22,10 +22,10 @@ from shared.state import remove_state, write_state
 from worker.engine import Engine
 from worker.factory import make_engine, make_gate
 from worker.geometry import INPUT_RATE
-from worker.link import WorkerLink
-from worker.scheduler import Scheduler
-from worker.streams import StreamPool
-from worker.warmup import warm_up
+from worker.serving.link import WorkerLink
+from worker.serving.scheduler import Scheduler
+from worker.serving.warmup import warm_up
+from worker.streaming.rows import StreamPool
 
 
 def check_device(device: str) -> None:

@@ -59,12 +59,12 @@ class Serve:
         return f"ws://127.0.0.1:{self.port}/ws"
 
     def spawn(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "shared.cli", *arguments]
+        command = [sys.executable, "-m", "tools.service.cli", *arguments]
         with (self.folder / f"{arguments[0]}.out").open("w") as log:
             return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "shared.cli", *arguments]
+        command = [sys.executable, "-m", "tools.service.cli", *arguments]
         return subprocess.run(
             command, env=self.environ, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
         )

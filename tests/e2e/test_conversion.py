@@ -14,10 +14,10 @@ import pytest
 import soundfile
 
 from shared.config import ROOT
-from tools.client import Call, CallConfig, CallError, call, read_source
+from tests.support.words import agreement
+from tools.client.client import Call, CallConfig, CallError, call, read_source
 
 from .conftest import KEY, SAMPLE, Serve
-from .words import agreement
 
 MALE = ROOT / "tests" / "data" / "male_english.flac"
 VOICES = ("carlo", "allison", "june")

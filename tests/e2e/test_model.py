@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 
 from shared.config import ROOT
-from tests.worker.models.reduced import reduced, write_hub
-from tools.client import Call, CallConfig, CallError, call, read_source
+from tests.support.reduced import reduced, write_hub
+from tools.client.client import Call, CallConfig, CallError, call, read_source
 
 from .conftest import KEY, SAMPLE, Serve, free_port
 
 _WORKER = """
 import sys
 from shared.config import load
-from tests.worker.models.reduced import reduced
-from worker.models import spec
+from tests.support.reduced import reduced
+from worker.models.seedvc import spec
 import worker.main
 spec.SPECS["tiny"] = reduced("tiny")
 sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", sys.argv[2]))

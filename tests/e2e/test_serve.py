@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tools.client import Call, CallConfig, call, read_source
+from tools.client.client import Call, CallConfig, call, read_source
 
 from .conftest import KEY, SAMPLE, Serve
 

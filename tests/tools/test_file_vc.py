@@ -14,14 +14,14 @@ from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
 from shared.config import ROOT
-from tests.worker.models.reduced import reduced, write_hub
+from tests.support.reduced import reduced, write_hub
 from tools import file_vc
-from worker import offline
+from worker.engines.diffusion import offline
+from worker.engines.diffusion.offline import FileConverter, Options, Recording
+from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.diffusion.prompts import make_prompt
 from worker.factory import load_model
-from worker.models import spec
-from worker.offline import FileConverter, Options, Recording
-from worker.pipeline import Pipeline
-from worker.prompts import make_prompt
+from worker.models.seedvc import spec
 from worker.voices import Voice
 
 SAMPLE = ROOT / "worker/assets/samples/sample.flac"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tools.train.__main__ import STAGES, main
-from worker.models.nano import load_nano
+from worker.models.nano.model import load_nano
 
 
 @pytest.fixture(autouse=True)

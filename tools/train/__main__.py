@@ -18,7 +18,7 @@ from tools.train.loop import Budget
 from tools.train.plots import plot
 from tools.train.teachers import package_folder
 from tools.train.whisper_weights import read_encoder
-from worker.models.nano import WEIGHTS
+from worker.models.nano.model import WEIGHTS
 
 STAGES = ("data", "features", "content", "style", "vocoder", "decoder", "export")
 STEPS = {"content": 5000, "style": 4000, "vocoder": 9500, "decoder": 24000}

@@ -19,8 +19,8 @@ from tools.train.corpus import RATE, load
 from tools.train.features import COMPONENTS, PERCENTS, Store, resampled
 from tools.train.loop import Budget, train
 from tools.train.whisper_weights import start_from_whisper
-from worker.models.nano_content import NanoContent
-from worker.models.whisper import POSITIONS, SAMPLES_A_FRAME
+from worker.models.nano.content import NanoContent
+from worker.models.published.whisper import POSITIONS, SAMPLES_A_FRAME
 
 BATCH, FRAMES = 12, 150
 EDGE_LEFT, EDGE_RIGHT = 8, 2  # frames that see too little around them to be asked

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from tools.train.content import QUIET, cut
 from tools.train.features import PERCENTS, Store
 from tools.train.loop import Budget, train
-from worker.models.dit import AdaptiveNorm, DiT, MlpHead
-from worker.models.nano import NANO_DIT, NANO_REGULATOR
-from worker.models.nano_blocks import MEL_MEAN, MEL_SCALE
-from worker.models.regulator import F0_BINS, LengthRegulator
+from worker.models.nano.blocks import MEL_MEAN, MEL_SCALE
+from worker.models.nano.model import NANO_DIT, NANO_REGULATOR
+from worker.models.seedvc.dit import AdaptiveNorm, DiT, MlpHead
+from worker.models.seedvc.regulator import F0_BINS, LengthRegulator
 
 BATCH = 10
 SOURCE_FRAMES = (100, 120, 140)  # of 16 ms: multiples of 5, so that content frames of 20 ms fit

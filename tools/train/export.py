@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worker.models.nano import blank, save_nano
+from worker.models.nano.model import blank, save_nano
 
 STAGE_OF = {"content": "content", "style": "style", "regulator": "decoder", "dit": "decoder", "vocoder": "vocoder"}
 

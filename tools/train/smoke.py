@@ -9,7 +9,7 @@ import torch
 
 import worker
 from tools.train.corpus import RATE, Speaker, Wave, read, save, squeeze
-from worker.models.mel import MelConfig, MelSpectrogram
+from worker.models.published.mel import MelConfig, MelSpectrogram
 
 ASSETS = Path(worker.__file__).parent / "assets"
 SPEECH_S = 12

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tools.train.content import QUIET, cut
 from tools.train.features import PERCENTS, STYLE_S, Store
 from tools.train.loop import Budget, train
-from worker.models.nano_style import STYLE_MEL, NanoStyle
+from worker.models.nano.style import STYLE_MEL, NanoStyle
 
 BATCH = 24
 SHORTEST_FRAMES = 80

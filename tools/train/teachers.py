@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.models.whisper import WhisperMel
+from worker.models.published.whisper import WhisperMel
 
 RATE = 16_000
 UNIT = 320  # samples of a Whisper frame

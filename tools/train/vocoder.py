@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tools.train.corpus import RATE, load
 from tools.train.features import Store, resampled
 from tools.train.loop import Budget, train
-from worker.models.mel import NANO, MelSpectrogram, hann
-from worker.models.nano_vocoder import NanoVocoder, start_from_prototype
+from worker.models.nano.vocoder import NanoVocoder, start_from_prototype
+from worker.models.published.mel import NANO, MelSpectrogram, hann
 
 BATCH, FRAMES = 10, 48
 PERCENTS = (80, 90, 100, 100, 100, 110, 122)

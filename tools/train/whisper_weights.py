@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.models.nano_content import NanoContent
+from worker.models.nano.content import NanoContent
 
 FLOAT16 = 4
 NAMES = {"linear_0": "up", "linear_1": "down"}

@@ -15,23 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker import pitch
-from worker.models import hub
-from worker.models.bigvgan import BigVgan, BigVganConfig
-from worker.models.campplus import CamPlus
-from worker.models.checkpoints import CheckpointError, load_network, read_entries, take_prefix
-from worker.models.dit import DiT, DiTConfig
-from worker.models.fbank import KaldiFbank
-from worker.models.hift import HARMONICS, Hift
-from worker.models.mel import MelConfig, MelSpectrogram
-from worker.models.nano import WEIGHTS, load_nano
-from worker.models.nano_content import NanoContent
-from worker.models.nano_vocoder import NanoVocoder
-from worker.models.ragged import by_length
-from worker.models.regulator import LengthRegulator
-from worker.models.rmvpe import Rmvpe, RmvpeMel, decode_f0
-from worker.models.spec import SPECS, ModelSpec, fine_tuned, spec_named
-from worker.models.whisper import SAMPLES_A_FRAME, WhisperEncoder, WhisperMel
-from worker.models.xlsr import Xlsr, frame_count
+from worker.models.nano.content import NanoContent
+from worker.models.nano.model import WEIGHTS, load_nano
+from worker.models.nano.vocoder import NanoVocoder
+from worker.models.published.bigvgan import BigVgan, BigVganConfig
+from worker.models.published.campplus import CamPlus
+from worker.models.published.fbank import KaldiFbank
+from worker.models.published.hift import HARMONICS, Hift
+from worker.models.published.mel import MelConfig, MelSpectrogram
+from worker.models.published.ragged import by_length
+from worker.models.published.rmvpe import Rmvpe, RmvpeMel, decode_f0
+from worker.models.published.whisper import SAMPLES_A_FRAME, WhisperEncoder, WhisperMel
+from worker.models.published.xlsr import Xlsr, frame_count
+from worker.models.seedvc.dit import DiT, DiTConfig
+from worker.models.seedvc.regulator import LengthRegulator
+from worker.models.seedvc.spec import SPECS, ModelSpec, fine_tuned, spec_named
+from worker.models.weights import hub
+from worker.models.weights.checkpoints import CheckpointError, load_network, read_entries, take_prefix
 
 F0_RATE = 100  # frames a second of every tracker
 MEMORY_SHARE = 0.95  # of the free memory that weights may take

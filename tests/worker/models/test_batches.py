@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from worker.models import bigvgan, campplus, dit, fbank, flow, hift, mel, regulator, rmvpe, whisper, xlsr
-from worker.models.ragged import by_length
+from worker.models.published import bigvgan, campplus, fbank, hift, mel, rmvpe, whisper, xlsr
+from worker.models.published.ragged import by_length
+from worker.models.seedvc import dit, flow, regulator
 
 LENS = [37, 23, 30]
 PROMPTS = [11, 5, 8]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from worker.models import dit, flow
+from worker.models.seedvc import dit, flow
 
 CONFIGS = {
     "tokens": dit.DiTConfig(mel_bins=8, width=128, depth=3, tokens=True, wavenet=False),

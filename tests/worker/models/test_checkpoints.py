@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tools.parity_fixture import synthetic_entries
-from worker.models import dit, regulator, whisper
-from worker.models.checkpoints import NETWORKS, CheckpointError, assemble, load_network
+from tools.parity.fixture import synthetic_entries
+from worker.models.published import whisper
+from worker.models.seedvc import dit, regulator
+from worker.models.weights.checkpoints import NETWORKS, CheckpointError, assemble, load_network
 
 FOLDER = Path(__file__).parents[2] / "data" / "parity"
 

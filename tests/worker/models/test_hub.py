@@ -10,10 +10,12 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from tests.worker.models.reduced import cached
-from tools.parity_fixture import synthetic_entries
-from worker.models import bigvgan, dit, hub, regulator
-from worker.models.checkpoints import CheckpointError
+from tests.support.reduced import cached
+from tools.parity.fixture import synthetic_entries
+from worker.models.published import bigvgan
+from worker.models.seedvc import dit, regulator
+from worker.models.weights import hub
+from worker.models.weights.checkpoints import CheckpointError
 
 KEYS = Path(__file__).parents[2] / "data" / "parity"
 TINY = "DiT_uvit_tat_xlsr_ema.pth"

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tools.conversions import Files
+from tools.quality.conversions import Files
 from tools.train.corpus import read
-from worker.models.checkpoints import CheckpointError
-from worker.models.dit import DiT
-from worker.models.mel import NANO, MelSpectrogram
-from worker.models.nano import NANO_DIT, WEIGHTS, NanoNetworks, blank, load_nano, save_nano
-from worker.models.nano_vocoder import pulses
+from worker.models.nano.model import NANO_DIT, WEIGHTS, NanoNetworks, blank, load_nano, save_nano
+from worker.models.nano.vocoder import pulses
 from worker.models.networks import AutocorrelationTracker, load_bundled
+from worker.models.published.mel import NANO, MelSpectrogram
+from worker.models.seedvc.dit import DiT
+from worker.models.weights.checkpoints import CheckpointError
 
 ROOT = Path(__file__).parents[3]
 MAN = ROOT / "tests/data/male_english.flac"  # a synthetic voice that the model has never heard

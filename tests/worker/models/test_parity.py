@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.parity_fixture import fixture_names, open_fixture
-from tools.parity_runners import check
+from tools.parity.fixture import fixture_names, open_fixture
+from tools.parity.runners import check
 
 FOLDER = Path(__file__).parents[2] / "data" / "parity"
 

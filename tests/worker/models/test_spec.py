@@ -12,10 +12,10 @@ import torch
 import yaml
 from huggingface_hub import constants
 
-from tests.worker.models.reduced import published_entries, reduced, write_hub
-from worker.models import spec
-from worker.models.checkpoints import CheckpointError
+from tests.support.reduced import published_entries, reduced, write_hub
 from worker.models.networks import load_networks, model_of
+from worker.models.seedvc import spec
+from worker.models.weights.checkpoints import CheckpointError
 
 SMALL = {
     "preprocess_params": {

@@ -1,0 +1,116 @@
+"""The published models in small: every network of the same architecture with fewer and narrower layers, and files of
+synthetic weights with the published names in a Hugging Face cache's layout."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tools.parity.fixture import synthetic_weight
+from worker.models.published.bigvgan import BigVganConfig
+from worker.models.published.hift import HiftConfig
+from worker.models.published.whisper import WhisperConfig
+from worker.models.published.xlsr import XlsrConfig
+from worker.models.seedvc import spec
+from worker.models.seedvc.dit import DiTConfig
+from worker.models.seedvc.regulator import RegulatorConfig
+from worker.models.weights.checkpoints import COUNTER, NETWORKS, SEED_VC
+
+KEYS = Path(__file__).parents[1] / "data" / "parity"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+_XLSR = XlsrConfig(conv_width=32, width=64, heads=4, inner=128, depth=2)
+_WHISPER = WhisperConfig(width=48, heads=4, inner=96, depth=2)
+_BIGVGAN_22K = BigVganConfig(mel_bins=80, rates=(4, 4, 2, 2, 2, 2), kernels=(8, 8, 4, 4, 4, 4), channels=64)
+_BIGVGAN_44K = BigVganConfig(mel_bins=128, rates=(8, 4, 2, 2, 2, 2), kernels=(16, 8, 4, 4, 4, 4), channels=64)
+
+
+def reduced(name: str) -> spec.ModelSpec:
+    """A published model with small networks. Mel, style and pitch are as published."""
+    published = spec.SPECS[name]
+    content: Any = _XLSR if published.content == "xlsr" else _WHISPER
+    vocoder: Any = {"hift": HiftConfig(channels=32), "bigvgan_22k": _BIGVGAN_22K, "bigvgan_44k": _BIGVGAN_44K}
+    dit = DiTConfig(published.dit.mel_bins, 128, 3, tokens=published.dit.tokens, wavenet=published.dit.wavenet)
+    return replace(
+        published,
+        dit=dit,
+        regulator=RegulatorConfig(content.width, 128, published.pitch),
+        content_config=content,
+        vocoder_config=vocoder[published.vocoder],
+    )
+
+
+def write_hub(folder: Path, model: spec.ModelSpec) -> None:
+    """Every file of a model, as a download would leave it."""
+    configs = {
+        model.cfm_network: model.dit,
+        model.regulator_network: model.regulator,
+        model.content: model.content_config,
+        model.vocoder: model.vocoder_config,
+    }
+    merged: dict[str, Any] = {}
+    for network in model.networks:
+        layout = NETWORKS[network].layout
+        entries = published_entries(network, configs.get(network))
+        if layout.repository == SEED_VC:
+            merged[layout.nesting[1]] = {f"module.{name}": tensor for name, tensor in entries.items()}
+            torch.save({"net": merged, "epoch": 1, "iters": 2}, cached(folder, layout.repository, layout.file))
+            continue
+        path = cached(folder, layout.repository, layout.file)
+        if path.suffix == ".safetensors":
+            save_file(entries, path)
+        else:
+            torch.save({key: entries for key in layout.nesting} or entries, path)
+        if layout.config_file is not None:
+            config = configs[network]
+            assert isinstance(config, BigVganConfig)
+            written = {
+                "num_mels": config.mel_bins,
+                "upsample_rates": config.rates,
+                "upsample_kernel_sizes": config.kernels,
+                "upsample_initial_channel": config.channels,
+            }
+            cached(folder, layout.repository, layout.config_file).write_text(json.dumps(written))
+
+
+def cached(folder: Path, repository: str, file: str) -> Path:
+    """Where a Hugging Face cache keeps a file."""
+    root = folder / f"models--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True, exist_ok=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    path = root / "snapshots" / COMMIT / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def published_entries(network: str, config: Any = None) -> dict[str, Tensor]:
+    """Entries under their published names, for a network of the sizes of ``config`` (None: as published)."""
+    keys = KEYS / f"{network}.keys.json"
+    shapes: dict[str, tuple[list[int], str]] = json.loads(keys.read_text())
+    known = NETWORKS[network]
+    with torch.device("meta"):
+        ours = {
+            name: tuple(tensor.shape)
+            for name, tensor in known.build(config if config is not None else known.config({})).state_dict().items()
+        }
+    entries = {}
+    for name, (shape, _) in shapes.items():
+        prefix = next(prefix for prefix in known.layout.prefixes if name.startswith(prefix))
+        published = name.removeprefix(prefix)
+        stem, norm = re.subn(r"(weight_[gv]|parametrizations\.weight\.original[01])$", "weight", published)
+        for pattern, replacement in known.layout.rename:
+            stem = re.sub(pattern, replacement, stem)
+        if stem not in ours or stem.endswith(COUNTER):
+            continue
+        size = ours[stem]
+        if norm and name.endswith(("weight_g", "original0")):
+            size = tuple(now if then > 1 else 1 for now, then in zip(size, shape, strict=True))
+        entries[name] = torch.from_numpy(synthetic_weight(name, size))
+    return entries

@@ -1,0 +1,316 @@
+"""The streaming Seed-VC engine on models of reduced size: rows alone and together, streaming against the whole at once,
+options of a session, silence, what a call may not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from huggingface_hub import constants
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from shared.config import ROOT
+from tests.support.reduced import reduced, write_hub
+from worker import pitch
+from worker.engine import Batch, PoolFull, SessionOptions
+from worker.engines.diffusion.engine import DiffusionEngine, Rows, transpose_pitch
+from worker.engines.diffusion.graphs import bucket_of, buckets
+from worker.engines.diffusion.pipeline import Pipeline, Prompts
+from worker.geometry import Geometry
+from worker.models import networks
+from worker.models.seedvc import spec
+from worker.streaming.gates import EnergyGate
+from worker.streaming.rows import StreamPool, sola
+from worker.voices import Voice, VoiceError, list_voices
+
+SECONDS = {"carlo": 1.6, "allison": 1.1, "june": 1.3}  # of reference
+STEPS = 3
+TOLERANCE = 1e-3 * 32768
+
+Make = Callable[..., DiffusionEngine]
+
+
+def speech(seconds: float, begin: float = 0.0) -> np.ndarray[Any, np.dtype[np.int16]]:
+    wave, rate = soundfile.read(ROOT / "worker/assets/samples/sample.flac", dtype="int16")
+    assert rate == 16_000
+    repeated = np.concatenate([wave, wave[::-1], wave])
+    return repeated[int(begin * rate) : int((begin + seconds) * rate)]
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pipeline]]:
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.delenv("HF_HUB_CACHE", raising=False)
+        for name in spec.SPECS:
+            folder = tmp_path_factory.mktemp(name)
+            patch.setitem(spec.SPECS, name, reduced(name))  # type: ignore[arg-type]
+            write_hub(folder, spec.SPECS[name])
+            made[name] = Pipeline(networks.load_networks(name, folder))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> list[Voice]:
+    folder = tmp_path_factory.mktemp("voices")
+    for name, seconds in SECONDS.items():
+        wave, rate = soundfile.read(ROOT / f"worker/assets/voices/{name}.flac")
+        soundfile.write(folder / f"{name}.wav", wave[rate // 2 :][: int(seconds * rate)], rate)
+    return list_voices(folder)
+
+
+@pytest.fixture
+def make(pipelines: dict[str, Pipeline], voices: list[Voice]) -> Make:
+    def make(name: str = "tiny", *, block_ms: int = 240, rows: int = 4, **settings: Any) -> DiffusionEngine:
+        pipeline = pipelines[name]
+        geometry = Geometry.from_ms(block_ms=block_ms, left_ms=600, output_rate=pipeline.mel_config.rate)
+        given: dict[str, Any] = {"dit_left_units": 15, "max_prompt_s": 1.0, "steps": STEPS} | settings
+        return DiffusionEngine(pipeline, voices, rows, geometry=geometry, **given)
+
+    return make
+
+
+def stream(pool: StreamPool, slots: list[int], waves: list[Any], steps: int = STEPS) -> list[Any]:
+    """Each slot's whole output for its wave."""
+    size = pool.geometry.block_samples_in
+    out: list[list[Any]] = [[] for _ in slots]
+    for number in range(len(waves[0]) // size):
+        step = pool.step(slots, [wave[number * size :][:size] for wave in waves], steps=steps)
+        for row, block in zip(out, step.blocks, strict=True):
+            assert block.error is None
+            row.append(block.samples)
+    return [np.concatenate(row).astype(int) for row in out]
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+@pytest.mark.parametrize("max_prompt_s", [1.0, 3.0])
+def test_a_session_does_not_notice_its_neighbours(make: Make, name: str, max_prompt_s: float) -> None:
+    sessions = [
+        ("carlo", SessionOptions(), 11),
+        ("june", SessionOptions(steps=1), 2**61 + 5),
+        ("allison", SessionOptions(guidance=0.0, f0_shift=3.0), 7),
+        ("carlo", SessionOptions(), 11),
+    ]
+    waves = [speech(0.96, begin) for begin in (0.3, 1.0, 2.2, 3.1)]
+    engine = make(name, max_prompt_s=max_prompt_s)
+    assert engine.bank.ragged == (max_prompt_s > 1)
+    together = StreamPool(engine, 4)
+    slots = [together.open(voice, options=options, seed=seed) for voice, options, seed in sessions]
+    outs = stream(together, slots, waves)
+    for (voice, options, seed), wave, out in zip(sessions, waves, outs, strict=True):
+        alone = StreamPool(make(name, max_prompt_s=max_prompt_s, rows=1), 1)
+        expected = stream(alone, [alone.open(voice, options=options, seed=seed)], [wave])[0]
+        assert np.abs(expected).max() > 300
+        assert np.abs(out - expected).max() <= TOLERANCE
+    assert np.abs(outs[0] - outs[3]).max() > 2 * TOLERANCE  # the same voice and seed, other words
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+@pytest.mark.parametrize("block_ms", [160, 500, 1000])
+def test_streaming_equals_the_whole_at_once(make: Make, name: str, block_ms: int) -> None:
+    """All windows of a file in one call, joined afterwards, against block by block; the last block is half silence.
+
+    Both run the same arithmetic in batches of another size, so only float32 rounding may differ.
+    """
+    engine = make(name, block_ms=block_ms, rows=20)
+    geometry, size = engine.geometry, engine.geometry.block_samples_in
+    wave = speech(2.0 + 0.4 * block_ms / 1000)
+    wave = np.pad(wave, (0, -len(wave) % size))
+    pool = StreamPool(engine, 20, gate=EnergyGate(20, hangover_blocks=100))
+    streamed = stream(pool, [pool.open("june", seed=9)], [wave])[0]
+
+    count = len(wave) // size
+    padded = torch.from_numpy(np.pad(wave, (geometry.history_samples, 0)).astype(np.float32) / 32768)
+    for slot in range(1, count):
+        engine.open(slot, "june", SessionOptions(), 9)
+    window = padded.unfold(0, geometry.window_samples, size)
+    position = (torch.arange(count) + 1) * geometry.block_units
+    made, _ = engine.convert(Batch(torch.arange(count), window, position, STEPS))
+    tail = torch.zeros(1, geometry.crossfade_samples)
+    whole = []
+    for row in made:
+        block, tail = sola(row[None], tail, geometry)
+        whole.append((block[0] * 32768).round().clamp(-32768, 32767).int().numpy())
+    assert len(streamed) == count * geometry.block_samples_out
+    assert np.abs(streamed - np.concatenate(whole)).max() <= 1e-4 * 32768
+
+
+def test_a_frame_keeps_its_noise_as_windows_move_on(make: Make) -> None:
+    """Overlapping windows of one stream see the same noise at the same time; another seed sees another."""
+    tape = make().pipeline.mel_noise
+    first = tape.take(torch.tensor([100, -7]), 60)
+    later = tape.take(torch.tensor([117, 2**61]), 43)
+    assert torch.equal(first[0, :, 17:], later[0])
+    assert not torch.equal(first[0], first[1])
+    assert first.mean().abs() < 0.1
+    assert abs(first.std() - 1) < 0.1
+
+
+def test_sessions_are_reproducible_and_seeds_differ(make: Make) -> None:
+    def once(seed: int) -> Any:
+        pool = StreamPool(make(), 4)
+        return stream(pool, [pool.open("carlo", seed=seed)], [speech(0.96)])[0]
+
+    assert np.array_equal(once(3), once(3))
+    assert np.abs(once(3) - once(4)).max() > 50
+
+
+def test_fewer_steps_are_fewer(make: Make) -> None:
+    """A row's own limit, and the call's, give what a worker of so many steps gives."""
+    wave = speech(0.96)
+
+    def once(engine: DiffusionEngine, options: SessionOptions, steps: int) -> Any:
+        pool = StreamPool(engine, 4)
+        return stream(pool, [pool.open("carlo", options=options)], [wave], steps)[0]
+
+    two = once(make(steps=2), SessionOptions(), 10)
+    assert np.abs(once(make(steps=3), SessionOptions(steps=2), 10) - two).max() <= 2
+    assert np.abs(once(make(steps=3), SessionOptions(), 2) - two).max() <= 2
+    assert np.abs(once(make(steps=3), SessionOptions(), 10) - two).max() > 50
+
+
+def test_silence_is_skipped_and_speech_before_it_stays_as_context(make: Make) -> None:
+    engine = make()
+    calls: list[tuple[int, torch.Tensor]] = []
+    convert = engine.convert
+
+    def watched(batch: Batch) -> Any:
+        calls.append((len(batch.rows), batch.window.clone()))
+        return convert(batch)
+
+    engine.convert = watched  # type: ignore[method-assign]
+    pool = StreamPool(engine, 4, gate=EnergyGate(4, hangover_blocks=0))
+    talks, quiet = pool.open("carlo"), pool.open("june")
+    size, left = engine.geometry.block_samples_in, engine.geometry.left_units * 320
+    wave, silence = speech(0.96), np.zeros(size, np.int16)
+    for number in range(4):
+        step = pool.step([talks, quiet], [wave[number * size :][:size], silence], steps=STEPS)
+        assert [block.speech for block in step.blocks] == [True, False]
+    before = calls[-1][1]
+    for _ in range(20):
+        assert not pool.step([talks], [silence], steps=STEPS).blocks[0].speech
+    assert [rows for rows, _ in calls] == [1] * 4
+    pool.step([talks], [wave[:size]], steps=STEPS)
+    after = calls[-1][1]
+    # The left context has moved on by the block of news, and still ends where speech ended.
+    assert torch.equal(after[0, : left - size], before[0, size:left])
+    assert float(after[0, left:-size].abs().max()) == 0
+    assert torch.equal(after[0, -size:], torch.from_numpy(wave[:size].astype(np.float32) / 32768))
+
+
+def test_the_pitch_of_a_caller_moves_to_the_references() -> None:
+    counts = pitch.histogram(torch.full((2, 50), 110.0), torch.ones(2, 50, dtype=torch.bool))
+    counts[1] = 0  # not known yet
+    nothing = torch.zeros(2, 1, 1)
+    prompts = Prompts(nothing, nothing, nothing[:, 0], torch.tensor([220.0, 220.0]), None)
+    moved = transpose_pitch(torch.tensor([[0.0, 110.0, 55.0]] * 2), counts, prompts, torch.tensor([0.0, 12.0]))
+    np.testing.assert_allclose(moved[0].numpy(), [0, 220, 110], rtol=0.02)
+    np.testing.assert_allclose(moved[1].numpy(), [0, 220, 110], rtol=1e-5)
+
+
+def test_a_caller_is_listened_to_for_pitch(make: Make) -> None:
+    """At first the whole window counts, then each block once; silence and whisper do not."""
+    engine = make(rows=1)
+    f0 = torch.full((1, 60), 150.0)
+    f0[:, :30] = 0
+    first = engine.learn(f0, torch.zeros(1, pitch.HISTOGRAM_BINS))
+    assert float(first.sum()) == 30
+    np.testing.assert_allclose(float(pitch.median_hz(first)), 150, rtol=0.02)
+    then = engine.learn(f0, first)
+    newest = 2 * engine.geometry.block_units
+    assert 0.95 * (30 + newest) < float(then.sum()) <= 30 + newest
+    assert torch.equal(engine.learn(torch.zeros(1, 60), then), then)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_a_call_reads_no_value_on_the_host(make: Make, name: str) -> None:
+    """So that it can be captured as a CUDA graph."""
+    engine = make(name, max_prompt_s=3.0)
+    rows = Rows(
+        window=torch.zeros(2, engine.geometry.window_samples),
+        position=torch.tensor([12, 24]),
+        seed=torch.tensor([1, 2]),
+        pitches=engine.state.pitches[:2],
+        shift=torch.zeros(2),
+        steps=torch.tensor([2, 3]),
+        guidance=torch.tensor([0.7, 0.0]),
+        prompt=torch.tensor([0, 1]),
+    )
+    engine.pipeline.solver(STEPS).prepare_rows()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # a tensor without values: reading one raises
+    with mode, torch.inference_mode():
+        fake = Rows(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
+        wave, _ = engine.call(fake, STEPS, mixed=True)
+    assert wave.shape == (2, engine.geometry.engine_samples)
+
+
+def test_voices_come_and_go_within_the_bound(make: Make) -> None:
+    engine = make(max_prompts=2, rows=4)
+    assert engine.bank.names == ["allison", "carlo"]
+    pool = StreamPool(engine, 4)
+    first = pool.open("carlo")
+    second = pool.open("june")
+    assert set(engine.bank.names) == {"carlo", "june"}
+    with pytest.raises(PoolFull, match="all 2 rows for voices"):
+        pool.open("allison")
+    assert pool.sessions == 2
+    pool.close(first)
+    third = pool.open("allison")
+    out = stream(pool, [second, third], [speech(0.96)] * 2)
+    fresh = StreamPool(make(rows=4), 4)
+    expected = stream(fresh, [fresh.open("june"), fresh.open("allison")], [speech(0.96)] * 2)
+    assert np.abs(out[0] - expected[0]).max() <= TOLERANCE
+    assert np.abs(out[1] - expected[1]).max() <= TOLERANCE
+
+
+def test_a_reference_of_no_use_is_refused_by_name(pipelines: dict[str, Pipeline], tmp_path: Path) -> None:
+    path = tmp_path / "hum.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    voice = Voice("hum", "noise", path)
+    geometry = Geometry.from_ms(block_ms=240, left_ms=600, output_rate=44_100)
+    made = pipelines["base"].networks
+    tracked = Pipeline(replace(made, tracker=networks.AutocorrelationTracker()))
+    with pytest.raises(VoiceError, match="'hum': no voiced speech"):
+        DiffusionEngine(tracked, [voice], 1, geometry=geometry, dit_left_units=10)
+
+
+def test_geometries_that_do_not_fit_are_named(make: Make, voices: list[Voice]) -> None:
+    with pytest.raises(ValueError, match="dit_left_ms"):
+        make(dit_left_units=31)
+    pipeline, geometry = make().pipeline, Geometry.from_ms(block_ms=200, left_ms=600)
+    with pytest.raises(ValueError, match="22050 Hz"):
+        DiffusionEngine(pipeline, voices, 1, geometry=geometry, dit_left_units=5)
+
+
+def test_buckets() -> None:
+    assert [bucket_of(n) for n in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 16, 128]
+    assert buckets(12) == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_batches_equal_eager_ones(
+    voices: list[Voice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(spec.SPECS, "tiny", reduced("tiny"))  # type: ignore[arg-type]
+    write_hub(tmp_path, spec.SPECS["tiny"])
+    geometry = Geometry.from_ms(block_ms=240, left_ms=600, output_rate=22_050)
+    outs = []
+    for graphs in (False, True):
+        pipeline = Pipeline(networks.load_networks("tiny", tmp_path), device="cuda:0")
+        engine = DiffusionEngine(
+            pipeline, voices, 4, geometry=geometry, dit_left_units=15, max_prompt_s=3.0, steps=STEPS, graphs=graphs
+        )
+        pool = StreamPool(engine, 4, device="cuda:0")
+        slots = [pool.open(voice, seed=number) for number, voice in enumerate(("carlo", "june", "allison"))]
+        outs.append(stream(pool, slots, [speech(0.96, begin) for begin in (0.3, 1.0, 2.2)]))
+    for eager, captured in zip(*outs, strict=True):
+        assert np.abs(eager - captured).max() <= TOLERANCE

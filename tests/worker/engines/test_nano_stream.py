@@ -1,0 +1,86 @@
+"""The bundled model as it is served: pitch, seams, and a stream against the whole recording at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.config import ROOT, WorkerConfig, load
+from tests.worker.engines.test_shift import with_cuts
+from tools.quality.evaluate_shift import Pcm, active_level_db, border_excess_db, median_f0_hz, read_pcm, stream
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.diffusion.offline import FileConverter, Options, Recording
+from worker.engines.diffusion.prompts import make_prompt
+from worker.factory import make_engine
+from worker.models.published.mel import NANO, MelSpectrogram
+from worker.streaming.rows import StreamPool
+from worker.voices import list_voices
+
+WOMAN = ROOT / "worker/assets/samples/sample.flac"
+MAN = ROOT / "tests/data/male_english.flac"
+VOICES = {voice.name: voice for voice in list_voices(ROOT / "worker/assets/voices")}
+
+
+@pytest.fixture(scope="module")
+def config() -> WorkerConfig:
+    return load(environ={}).worker.model_copy(update={"max_sessions": 2})
+
+
+@pytest.fixture(scope="module")
+def engine(config: WorkerConfig) -> Iterator[DiffusionEngine]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = make_engine(config, "cpu")
+    assert isinstance(made, DiffusionEngine)
+    yield made
+    torch.set_num_threads(threads)
+
+
+def served(engine: DiffusionEngine, voice: str, pcm: Pcm, steps: int = 2) -> Pcm:
+    pool = StreamPool(engine, 1)
+    step = pool.step
+    pool.step = lambda slots, blocks: step(slots, blocks, steps=steps)  # type: ignore[method-assign]
+    return stream(pool, voice, pcm)
+
+
+@pytest.mark.parametrize(("path", "voice"), [(WOMAN, "carlo"), (MAN, "allison"), (MAN, "june")])
+def test_the_output_speaks_at_the_references_pitch(engine: DiffusionEngine, path: Path, voice: str) -> None:
+    out = served(engine, voice, read_pcm(path))
+    assert median_f0_hz(out) == pytest.approx(median_f0_hz(read_pcm(VOICES[voice].path)), rel=0.1)
+    assert active_level_db(out) > -40
+
+
+def test_block_borders_cannot_be_told_from_the_rest(engine: DiffusionEngine) -> None:
+    for path, voice in ((WOMAN, "carlo"), (MAN, "allison")):
+        out = served(engine, voice, read_pcm(path))
+        excess_db = border_excess_db(out, engine.geometry)
+        assert excess_db < 2.0
+        assert border_excess_db(with_cuts(out, engine.geometry), engine.geometry) > excess_db + 0.5
+
+
+def test_a_stream_sounds_like_the_whole_recording_at_once(engine: DiffusionEngine, config: WorkerConfig) -> None:
+    """A stream hears no more than its context, and joins its blocks; it must still be nearer to the whole at once than
+    a fraction of what conversion changes."""
+    prompt = make_prompt(engine.pipeline, VOICES["carlo"], config.max_prompt_s)
+    converter = FileConverter(engine.pipeline, prompt, Options(steps=2))
+    pieces: list[np.ndarray] = []  # type: ignore[type-arg]
+    converter.convert([Recording(WOMAN)], lambda number, wave: pieces.append(wave))
+    whole, source = np.concatenate(pieces), read_pcm(WOMAN) / 32768
+    streamed = served(engine, "carlo", read_pcm(WOMAN)) / 32768
+    settled = slice(2 * 16_000, min(len(whole), len(streamed), len(source)) - 8000)
+    streamed_mel, whole_mel, source_mel = (mel(wave[settled]) for wave in (streamed, whole, source))
+    apart = (streamed_mel - whole_mel).abs().mean()
+    assert apart < 0.7 * (streamed_mel - source_mel).abs().mean()
+
+
+def mel(wave: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    """Log-mel of a wave brought to one level, floored where nobody can hear."""
+    level = np.sqrt(np.mean(np.square(wave)))
+    return MelSpectrogram(replace(NANO, n_fft=1024))(torch.from_numpy(wave / level * 0.07).float()[None])[0].clamp(
+        min=-6
+    )

@@ -1,0 +1,290 @@
+"""What the gateway costs and adds, as ratios within one run.
+
+1. CPU: user+system seconds of the gateway process per second of a real-time Opus session, against bare libopus and
+   resampling of the same audio in a plain loop (the floor).
+2. Latency: block latency of `--sessions` callers through gateway, link and a passthrough engine, against a bare aiohttp
+   WebSocket server that answers the same messages on the same schedule at once. Both are driven by the same client.
+
+The service under test is started here, on free ports, with the passthrough engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+import numpy as np
+import opuslib
+import psutil
+
+from gateway.codecs import OpusDecoder, OpusEncoder, PcmEncoder
+from shared.config import ROOT
+from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
+from tools.client.latency import answer_latencies_ms, summarise
+
+SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
+KEY = "bench-gateway-key"
+BLOCK_MS = 200
+FLOOR_REPEATS = 7
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def service(sessions: int) -> Iterator[tuple[str, psutil.Process]]:
+    """A gateway with a passthrough worker; its URL and the gateway's process."""
+    port, link = free_port(), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "GATEWAY__PORT": port,
+            "GATEWAY__MAX_SESSIONS": sessions + 8,
+            "LINK__PORT": link,
+            "AUTH__API_KEYS": json.dumps([KEY]),
+            "ENV": "shift",
+            "WORKER__MODEL": "passthrough",
+            "WORKER__BLOCK_MS": BLOCK_MS,
+            "WORKER__MAX_SESSIONS": sessions + 8,
+            "WORKER__MAX_BATCH": sessions + 8,
+            "SERVE__STATE_DIR": f"{folder}/temp",
+            "LOG__DIR": f"{folder}/logs",
+            "LOG__LEVEL": "WARNING",
+        }
+        environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in settings.items()}
+        command = [sys.executable, "-m", "tools.service.cli", "serve", "--workers", "1"]
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        try:
+            _wait_ready(f"http://127.0.0.1:{port}/ready", process)
+            states = [json.loads(path.read_text()) for path in Path(folder, "temp").glob("gateway-*.json")]
+            yield f"ws://127.0.0.1:{port}/ws", psutil.Process(states[0]["pid"])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def _wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=1):
+            time.sleep(1.2)  # the gateway's state file follows within a second
+            return
+        time.sleep(0.1)
+    raise click.ClickException("the service did not become ready")
+
+
+# --- the floor ---------------------------------------------------------------------------------------------------
+
+
+def floor_cpu(wave: Pcm, config: CallConfig) -> float:
+    """CPU seconds per second of audio that libopus and resampling alone need; the median of several runs."""
+    packets = [payload for payload, _ in encode_source(wave, config)]
+    seconds = len(wave) / config.sample_rate
+    runs = []
+    for _ in range(FLOOR_REPEATS):
+        before = time.process_time()
+        _bare_codec(packets, config)
+        runs.append((time.process_time() - before) / seconds)
+    return statistics.median(runs)
+
+
+def _bare_codec(packets: list[bytes], config: CallConfig) -> None:
+    """The gateway's own codec calls, without a gateway."""
+    decoder = OpusDecoder()
+    opus_out = config.encoding_out == "OPUS"
+    rate_out = config.sample_rate_out
+    encoder = OpusEncoder(16_000, rate_out, 20) if opus_out else PcmEncoder(16_000, rate_out)
+    for start in range(0, len(packets), BLOCK_MS // 20):
+        encoder.encode(decoder.decode(packets[start : start + BLOCK_MS // 20], last=False), last=False)
+
+
+# --- the load ----------------------------------------------------------------------------------------------------
+
+
+async def drive(url: str, sessions: int, wave: Pcm, config: dict[str, Any]) -> list[Call]:
+    """`sessions` callers in real time, their starts spread over one block."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http:
+
+        async def one(number: int) -> Call:
+            await asyncio.sleep(number * BLOCK_MS / 1000 / sessions)
+            return await call(http, CallConfig(url, KEY, session_id=f"bench-{number}", **config), wave)
+
+        return await asyncio.gather(*(one(number) for number in range(sessions)))
+
+
+def measure_cpu(url: str, gateway: psutil.Process, sessions: int, wave: Pcm, encoding_out: str) -> dict[str, Any]:
+    """The gateway's CPU for Opus sessions, and the floor of the same run."""
+    config: dict[str, Any] = {"encoding": "OPUS", "encoding_out": encoding_out, "sample_rate": 48_000}
+    config["sample_rate_out"] = 48_000
+    sample = CallConfig(url, KEY, **config)
+    floor = floor_cpu(wave, sample)
+    idle_before, idle_began = _cpu(gateway), time.monotonic()
+    time.sleep(3)
+    idle = (_cpu(gateway) - idle_before) / (time.monotonic() - idle_began)
+    before, began = _cpu(gateway), time.monotonic()
+    calls = asyncio.run(drive(url, sessions, wave, config))
+    used = _cpu(gateway) - before - idle * (time.monotonic() - began)
+    session_seconds = sum(made.input_ms for made in calls) / 1000
+    return {
+        "output": encoding_out,
+        "sessions": sessions,
+        "gateway_ms_per_session_second": round(used / session_seconds * 1000, 3),
+        "floor_ms_per_session_second": round(floor * 1000, 3),
+        "ratio": round(used / session_seconds / floor, 2),
+        "idle_ms_per_second": round(idle * 1000, 2),
+    }
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+# --- latency -----------------------------------------------------------------------------------------------------
+
+
+def measure_latency(url: str, sessions: int, wave: Pcm) -> dict[str, Any]:
+    """Block latency through the service, against the echo, PCM at 16 kHz."""
+    through = _latencies(asyncio.run(drive(url, sessions, wave, {})))
+    with echo_server() as echo_url:
+        bare = _latencies(asyncio.run(drive(echo_url, sessions, wave, {})))
+    names = ("mean", "median", "p95", "p99", "max")
+    service_ms, echo_ms = summarise(through, names), summarise(bare, names)
+    added = {name: round(service_ms[name] - echo_ms[name], 3) for name in names}
+    return {
+        "sessions": sessions,
+        "answers": len(through),
+        "service_ms": service_ms,
+        "echo_ms": echo_ms,
+        "added_ms": added,
+    }
+
+
+def _latencies(calls: list[Call]) -> list[float]:
+    return [ms for made in calls for ms in answer_latencies_ms(made)[:-1]]  # the tail is computed after the end
+
+
+@contextmanager
+def echo_server() -> Iterator[str]:
+    """A bare aiohttp process that answers a block when the block's last message has come."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "tools.bench_gateway", "--echo", str(port)])
+    try:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                break
+            time.sleep(0.1)
+        yield f"ws://127.0.0.1:{port}/ws"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def run_echo(port: int) -> None:
+    """The echo's process."""
+    import uvloop
+    from aiohttp import web
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        await ws.receive()
+        await ws.send_json(
+            {"type": "ready", "session_id": "echo", "block_ms": BLOCK_MS, "prefill_ms": 0, "delay_ms": 0}
+        )
+        block, held = BLOCK_MS * 32, b""
+        async for message in ws:
+            if message.type == aiohttp.WSMsgType.BINARY:
+                held += message.data
+                if len(held) >= block:
+                    await ws.send_bytes(held[:block])
+                    held = held[block:]
+            else:
+                if held:
+                    await ws.send_bytes(held)
+                await ws.send_json({"type": "complete", "session_id": "echo", "stats": {}})
+                await ws.close()
+        return ws
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_get("/ws", handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await asyncio.Event().wait()
+
+    with suppress(KeyboardInterrupt):
+        uvloop.run(serve())
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+def report(result: dict[str, Any]) -> str:
+    """A table for people."""
+    lines = [f"{result['machine']}", "", "gateway CPU, ms per second of one real-time Opus session (48 kHz both ways)"]
+    lines.append(f"{'output':<8}{'gateway':>9}{'bare codecs':>13}{'ratio':>7}")
+    for row in result["cpu"]:
+        gateway, floor = row["gateway_ms_per_session_second"], row["floor_ms_per_session_second"]
+        lines.append(f"{row['output']:<8}{gateway:>9.2f}{floor:>13.2f}{row['ratio']:>7.2f}")
+    latency = result["latency"]
+    lines += ["", f"block latency of {latency['sessions']} sessions, ms, {latency['answers']} answers"]
+    lines.append(f"{'':<10}" + "".join(f"{name:>9}" for name in latency["service_ms"]))
+    for name in ("service", "echo", "added"):
+        lines.append(f"{name:<10}" + "".join(f"{value:>9.2f}" for value in latency[f"{name}_ms"].values()))
+    return "\n".join(lines)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--sessions", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cpu-sessions", type=click.IntRange(1, 1000), default=16, show_default=True)
+@click.option("--seconds", type=click.FloatRange(2, 600), default=15, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--echo", "echo_port", type=int, hidden=True)
+def main(sessions: int, cpu_sessions: int, seconds: float, json_file: Path | None, echo_port: int | None) -> None:
+    """Measure the gateway against bare codecs and a bare echo."""
+    if echo_port is not None:
+        run_echo(echo_port)
+        return
+    opuslib.Decoder(16_000, 1)  # fails here, not in the middle, without libopus
+    waves = {rate: _long(read_source(SAMPLE, rate), rate, seconds) for rate in (16_000, 48_000)}
+    with service(max(sessions, cpu_sessions)) as (url, gateway):
+        cpu = [measure_cpu(url, gateway, cpu_sessions, waves[48_000], out) for out in ("PCM", "OPUS")]
+        latency = measure_latency(url, sessions, waves[16_000])
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seconds": seconds,
+        "cpu": cpu,
+        "latency": latency,
+    }
+    click.echo(report(result))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def _long(wave: Pcm, rate: int, seconds: float) -> Pcm:
+    return np.resize(wave, round(rate * seconds))

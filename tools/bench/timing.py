@@ -1,0 +1,187 @@
+"""What both benchmarks of the models need: engines with synthetic weights, filled batches, and a device's ceiling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from shared.config import ROOT
+from worker.engine import Batch, SessionOptions
+from worker.engines.diffusion.engine import DiffusionEngine, Rows
+from worker.engines.diffusion.pipeline import Pipeline
+from worker.geometry import Geometry
+from worker.models.networks import (
+    BigVganVocoder,
+    CamPlusStyle,
+    HiftVocoder,
+    Networks,
+    RmvpeTracker,
+    WhisperFeatures,
+    XlsrFeatures,
+    load_bundled,
+)
+from worker.models.published.campplus import CamPlus
+from worker.models.published.mel import MelSpectrogram
+from worker.models.published.rmvpe import Rmvpe
+from worker.models.seedvc.spec import SPECS
+from worker.models.weights.checkpoints import NETWORKS
+from worker.voices import list_voices
+
+PROMPT_S = 3.0
+SPREAD = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One engine to be measured, in the geometry of the goals: blocks of 0.5 s, 2.5 s of context."""
+
+    model: str
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    steps: int = 10
+    guidance: float = 0.7
+    rows: int = 8
+    graphs: bool = True
+
+
+def synthetic_networks(model: str) -> Networks:
+    """A published model of its published sizes with weights nobody trained, or ``nano`` as it is bundled."""
+    if model == "nano":
+        return load_bundled()
+    spec = SPECS[model]
+    torch.manual_seed(0)
+    configs = {
+        spec.cfm_network: spec.dit,
+        spec.regulator_network: spec.regulator,
+        spec.content: spec.content_config,
+        spec.vocoder: spec.vocoder_config,
+    }
+    built = {name: NETWORKS[name].build(configs.get(name)).eval().requires_grad_(False) for name in spec.networks}
+    content = built[spec.content]
+    vocoder = built[spec.vocoder]
+    return Networks(
+        name=model,
+        content=(XlsrFeatures if spec.content == "xlsr" else WhisperFeatures)(content).eval(),  # type: ignore[arg-type]
+        style=CamPlusStyle(CamPlus()).eval(),
+        mel=MelSpectrogram(spec.mel),
+        regulator=built[spec.regulator_network],  # type: ignore[arg-type]
+        dit=built[spec.cfm_network],  # type: ignore[arg-type]
+        vocoder=(HiftVocoder if spec.vocoder == "hift" else BigVganVocoder)(vocoder).eval(),  # type: ignore[arg-type]
+        tracker=RmvpeTracker(built["rmvpe"]).eval() if isinstance(built.get("rmvpe"), Rmvpe) else None,  # type: ignore[arg-type]
+    )
+
+
+def make_engine(setting: Setting) -> DiffusionEngine:
+    pipeline = Pipeline(
+        synthetic_networks(setting.model), device=setting.device, dtype=setting.dtype, guidance=setting.guidance
+    )
+    rate = pipeline.mel_config.rate
+    geometry = Geometry.from_ms(
+        block_ms=500, left_ms=2500, right_ms=60 if setting.model == "nano" else 20, output_rate=rate
+    )
+    return DiffusionEngine(
+        pipeline,
+        list_voices(ROOT / "worker/assets/voices"),
+        setting.rows,
+        geometry=geometry,
+        dit_left_units=75,
+        max_prompt_s=PROMPT_S,
+        steps=setting.steps,
+        graphs=setting.graphs,
+    )
+
+
+def fill(engine: DiffusionEngine, rows: int) -> Batch:
+    """Open ``rows`` sessions of all voices and give each a window of noise of speech's level."""
+    voices = list(engine.voices)
+    for slot in range(rows):
+        engine.open(slot, voices[slot % len(voices)], SessionOptions(), slot)
+    device = engine.pipeline.device
+    generator = torch.Generator().manual_seed(0)
+    window = torch.randn(rows, engine.geometry.window_samples, generator=generator) * 0.07
+    units = torch.full((rows,), engine.geometry.window_units, dtype=torch.int64)
+    return Batch(torch.arange(rows, device=device), window.to(device), units.to(device), engine.max_steps)
+
+
+def empty(engine: DiffusionEngine, rows: int) -> None:
+    for slot in range(rows):
+        engine.close(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of repeated calls: milliseconds of the median and the 95th percentile, and of the median of each stage."""
+
+    median_ms: float
+    p95_ms: float
+    stages_ms: dict[str, float]
+
+
+def time_calls(call: Callable[[], dict[str, float]], *, repeats: int, device: str) -> Timing:
+    """``call`` returns its stages. The first run is not counted."""
+    call()
+    totals, stages = [], []
+    for _ in range(repeats):
+        synchronise(device)
+        began = time.perf_counter()
+        stages.append(call())
+        synchronise(device)
+        totals.append(1e3 * (time.perf_counter() - began))
+    names = stages[0].keys()
+    return Timing(
+        float(np.median(totals)),
+        float(np.quantile(totals, SPREAD)),
+        {name: float(np.median([one[name] for one in stages])) for name in names},
+    )
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def matmul_ceiling(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """TFLOP/s of a large matrix product on this device now: what no network can exceed."""
+    size = 8192 if device.startswith("cuda") else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    synchronise(device)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        for _ in range(4):
+            a @ b
+        synchronise(device)
+        count += 4
+    return 2 * size**3 * count / (time.perf_counter() - began) / 1e12
+
+
+def rows_of(engine: DiffusionEngine, batch: Batch) -> Rows:
+    """What the engine makes of a batch before its call."""
+    at, state = batch.rows, engine.state
+    return Rows(
+        batch.window,
+        batch.position,
+        state.seed[at],
+        state.pitches[at],
+        state.shift[at],
+        state.steps[at],
+        state.guidance[at],
+        state.prompt[at],
+    )
+
+
+class StageCounter:
+    """Stands in for a call's clock: how much a counter has grown in each stage."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read, self._last = read, read()
+        self.stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = self._read()
+        self.stages[stage] = now - self._last
+        self._last = now

@@ -1,0 +1,115 @@
+"""One call: stream a recording through the service, save the answer, print how long things took."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+import soundfile
+from tqdm import tqdm
+
+from tools.client.client import Call, CallConfig, CallError, call, read_source
+from tools.client.latency import call_stats
+
+DEFAULT_URL = "ws://127.0.0.1:8042/ws"
+DEMO_KEY = "fast-vc-demo-key"
+
+
+async def list_voices(url: str) -> list[dict[str, Any]]:
+    """What GET /voices says. Raises `CallError`."""
+    base = url.replace("ws", "http", 1).removesuffix("/ws").rstrip("/")
+    try:
+        async with aiohttp.ClientSession() as http, http.get(base + "/voices") as response:
+            content = await response.json()
+            return list(content["voices"])
+    except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
+        raise CallError(f"cannot get {base}/voices: {error}") from None
+
+
+async def run(config: CallConfig, source: Path) -> Call:
+    """The call, with a progress bar. Raises `CallError`."""
+    wave = read_source(source, config.sample_rate)
+    total_s = len(wave) / config.sample_rate
+    with tqdm(
+        total=round(total_s, 2), unit="s", desc=source.name, bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} s"
+    ) as bar:
+        async with aiohttp.ClientSession() as http:
+            result = await call(http, config, wave, lambda ms: _advance(bar, ms / 1000))
+    return result
+
+
+def _advance(bar: Any, seconds: float) -> None:
+    bar.update(min(seconds, bar.total - bar.n))
+
+
+def save(result: Call, output: Path, keep_lead: bool) -> None:
+    """The answer as a WAV file; without the leading silence it lies sample over sample on the source."""
+    rate = result.config.sample_rate_out
+    wave = result.output()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(output, wave if keep_lead else wave[result.lead_ms * rate // 1000 :], rate)
+
+
+def report(result: Call, stats: dict[str, Any]) -> str:
+    """A few lines for people."""
+    chunk = stats["chunk_latency_stats"]
+    complete = result.complete or {}
+    block = f"mean {chunk['mean_ms']:.1f} ms, p95 {chunk['p95_ms']:.1f} ms, max {chunk['max_ms']:.1f} ms"
+    return "\n".join(
+        (
+            f"session {result.ready.get('session_id')}: {result.input_ms / 1000:.2f} s of speech, "
+            f"{stats['answers']} blocks of {result.ready.get('block_ms', '?')} ms",
+            f"  latency of a block   {block} (and {result.ready.get('delay_ms', 0)} ms of look-ahead)",
+            f"  first answer         {stats['first_audio_after_first_send_ms']:.1f} ms after the first packet",
+            f"  real-time factor     {stats['real_time_factor']['mean']:.3f}, jitter {stats['jitter_ms']:.1f} ms",
+            f"  at the gateway       {complete.get('average_latency_ms')} ms a block, "
+            f"{complete.get('concealed_chunks')} concealed",
+        )
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", default=DEFAULT_URL, show_default=True)
+@click.option("--api-key", envvar="FAST_VC_API_KEY", default=DEMO_KEY, show_default=True)
+@click.option("--voice", help="One of --list-voices; the service's default without it.")
+@click.option("--session-id")
+@click.option("--source-wav-path", type=click.Path(path_type=Path), help="Any format that libsndfile reads.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("outputs/ws_client.wav"), show_default=True)
+@click.option("--encoding", type=click.Choice(["PCM", "OPUS"]), default="PCM", show_default=True)
+@click.option("--encoding-out", type=click.Choice(["PCM", "OPUS"]), default="PCM", show_default=True)
+@click.option("--sample-rate", type=int, default=16_000, show_default=True)
+@click.option("--sample-rate-out", type=int, default=16_000, show_default=True)
+@click.option(
+    "--chunk-time", type=click.IntRange(1, 2000), default=20, show_default=True, help="Milliseconds a message."
+)
+@click.option("--real-time/--no-real-time", default=True, show_default=True)
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds without any answer.")
+@click.option("--keep-lead", is_flag=True, help="Keep the leading silence that a live listener hears.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="The statistics, as JSON.")
+@click.option("--list-voices", "only_voices", is_flag=True)
+def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_file: Path | None, **given: Any) -> None:
+    """Stream a recording through the service in real time."""
+    try:
+        if only_voices:
+            for voice in asyncio.run(list_voices(given["url"])):
+                click.echo(f"{voice['name']:<16} {voice['description']}")
+            return
+        if source_wav_path is None:
+            raise click.UsageError("--source-wav-path is needed")
+        keep_lead = given.pop("keep_lead")
+        config = CallConfig(chunk_ms=given.pop("chunk_time"), timeout_s=given.pop("timeout"), **given)
+        result = asyncio.run(run(config, source_wav_path))
+    except CallError as error:
+        click.echo(f"ws_client: {error}", err=True)
+        sys.exit(1)
+    save(result, output, keep_lead)
+    stats = call_stats(result)
+    click.echo(report(result, stats) + f"\n  written to           {output}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps({**stats, "complete": result.complete}, indent=1), encoding="utf-8")

@@ -1,0 +1,207 @@
+"""A folder of recorded inputs and outputs, the synthetic weights behind them, and comparisons with ours.
+
+The format is described in ``tools/check_parity.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worker.models.weights import checkpoints
+
+DEFAULT_TOLERANCE = 1e-4
+CONSTANTS = ("input_pos", "freqs", ".filter", "num_batches_tracked")
+WEIGHTLESS = ("mel", "fbank")
+
+# Twice the largest error measured on a CPU at each precision, over all outputs of a kind; most of CAM++'s is its head.
+LOWER_PRECISION_TOLERANCES: Mapping[torch.dtype, Mapping[str, float]] = {
+    torch.bfloat16: {
+        "bigvgan": 0.04,
+        "campplus": 0.6,
+        "cfm": 0.04,
+        "dit": 0.05,
+        "hift": 0.012,
+        "regulator": 0.07,
+        "rmvpe": 0.02,
+        "whisper": 0.15,
+        "xlsr": 0.16,
+    },
+    torch.float16: {
+        "bigvgan": 0.006,
+        "campplus": 0.08,
+        "cfm": 0.006,
+        "dit": 0.008,
+        "hift": 0.0015,
+        "regulator": 0.01,
+        "rmvpe": 0.0025,
+        "whisper": 0.02,
+        "xlsr": 0.02,
+    },
+}
+SIZED = tuple(name for name in checkpoints.NETWORKS if name not in ("cfm", "regulator"))  # those two fit any size
+
+
+class ParityError(Exception):
+    """A fixture, or the folder, cannot be checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One recorded item against ours. ``unit``: of the error and the tolerance, ``abs`` or ``relative``."""
+
+    network: str
+    item: str
+    error: float
+    tolerance: float
+    unit: str = "abs"
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance  # false for NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Fixture:
+    """Arrays of one network, and where and how to run it. ``name`` may say more than ``network_name``."""
+
+    name: str
+    network_name: str  # of ``checkpoints.NETWORKS``, ``mel`` or ``fbank``
+    arrays: Mapping[str, NDArray[Any]]
+    keys: Path
+    tolerance: float
+    device: torch.device
+    dtype: torch.dtype
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self.arrays:
+            raise ParityError(f"lacks {name}")
+        return torch.from_numpy(self.arrays[name]).to(self.device)
+
+    def optional(self, name: str) -> Tensor | None:
+        return self.tensor(name) if name in self.arrays else None
+
+    def suffixes(self, stem: str) -> list[str]:
+        """What follows ``stem`` in the arrays' names."""
+        found = [name.removeprefix(stem) for name in self.arrays if name.startswith(stem)]
+        if not found:
+            raise ParityError(f"has no {stem}*")
+        return found
+
+    def network(self) -> Any:
+        network = filled_network(self.network_name, self.keys)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            return network
+        return copy.deepcopy(network).to(self.device, self.dtype)  # the next fixture may want it as it was
+
+    def compare(self, item: str, ours: Tensor, expected: Tensor, *, relative: bool = False) -> Comparison:
+        """The largest difference of one item; shapes must agree up to axes of size one."""
+        a, b = ours.detach().double().cpu().squeeze(), expected.double().cpu().squeeze()
+        if a.shape != b.shape:
+            raise ParityError(f"{item}: ours is {list(ours.shape)}, recorded is {list(expected.shape)}")
+        difference = (a - b).abs()
+        if relative:
+            difference = difference / b.abs().clamp(min=1.0)
+        error = difference.max().item() if difference.numel() else 0.0
+        return Comparison(self.name, item, error, self.tolerance, "relative" if relative else "abs")
+
+    def compare_rows(self, item: str, ours: Tensor, expected: Tensor) -> Iterator[Comparison]:
+        """One comparison a row of a batch."""
+        if len(ours) != len(expected):
+            raise ParityError(f"{item}: ours has {len(ours)} rows, recorded are {len(expected)}")
+        for row, (a, b) in enumerate(zip(ours, expected, strict=True)):
+            yield self.compare(item if len(ours) == 1 else f"{item}[{row}]", a, b)
+
+
+def synthetic_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The weight that belongs to a checkpoint's ``name``: the recipe behind the recorded outputs."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("weight_g"):
+        values = (0.4 + 0.4 * random.rand(*shape)) * (4.0 if "conv_post" in name else 1.0)
+    elif name.endswith("running_var"):
+        values = 0.5 * random.rand(*shape) + (1.5 if name.startswith("unet.") else 0.3)
+    elif name.endswith("running_mean"):
+        values = 0.1 * random.standard_normal(shape)
+    elif name.endswith((".act.alpha", ".act.beta")):
+        values = 0.2 * random.standard_normal(shape)
+    elif name.endswith(".alpha"):
+        values = 0.5 + random.rand(*shape)
+    elif len(shape) >= 2:
+        values = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith(".weight"):
+        values = 1.0 + 0.1 * random.standard_normal(shape)
+    else:
+        values = 0.02 * random.standard_normal(shape)
+    return values.astype(np.float32)
+
+
+def synthetic_entries(keys: Path) -> dict[str, Tensor]:
+    """Every entry of a checkpoint's layout; constants and counters, which no network reads, are zero."""
+    entries = {}
+    for name, (shape, dtype) in json.loads(keys.read_text()).items():
+        constant = "float" not in dtype or name.endswith(CONSTANTS)
+        values = np.zeros(shape, dtype) if constant else synthetic_weight(name, tuple(shape))
+        entries[name] = torch.from_numpy(values)
+    return entries
+
+
+@lru_cache(maxsize=1)
+def filled_network(name: str, keys: Path) -> nn.Module:
+    """Kept for the next fixture, as ``dit_*`` and ``cfm_*`` share theirs; only one, they are large."""
+    return checkpoints.assemble(name, synthetic_entries(keys))
+
+
+def fixture_names(folder: Path, only: Iterable[str] = ()) -> list[str]:
+    """Names of a folder's fixtures, so ordered that those with the same weights are neighbours."""
+    if not folder.is_dir():
+        raise ParityError(f"{folder}: no such folder")
+    found = {path.stem for path in folder.glob("*.npz")}
+    wanted = set(only)
+    if wanted - found:
+        raise ParityError(
+            f"{folder}: no fixture {', '.join(sorted(wanted - found))}; it has {', '.join(sorted(found))}"
+        )
+    if not found:
+        raise ParityError(f"{folder}: no .npz fixtures in it")
+    return sorted(wanted or found, key=lambda name: name.replace("dit_", "cfm_"))
+
+
+def network_of(name: str) -> str:
+    """The network of a fixture called ``NETWORK`` or ``NETWORK_anything``."""
+    name = name.replace("dit_", "cfm_")
+    for known in (*WEIGHTLESS, *SIZED):
+        if name == known or name.startswith(f"{known}_"):
+            return known
+    raise ParityError(f"is of no network known here ({', '.join((*WEIGHTLESS, *SIZED))})")
+
+
+def open_fixture(
+    folder: Path, name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Fixture:
+    """Raises ``ParityError`` if its files cannot be used."""
+    try:
+        manifest = folder / "manifest.json"
+        entry = json.loads(manifest.read_text()).get(name, {}) if manifest.is_file() else {}
+        with (folder / f"{name}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            content = {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ParityError(f"cannot be read ({checkpoints.first_line(error)})") from error
+    network_name = network_of(name)
+    keys = folder / (entry.get("keys") or f"{network_name}.keys.json")
+    if network_name not in WEIGHTLESS and not keys.is_file():
+        raise ParityError(f"lacks {keys.name}")
+    tolerance = entry.get("atol", DEFAULT_TOLERANCE)
+    tolerance = LOWER_PRECISION_TOLERANCES.get(dtype, {}).get(name.split("_")[0], tolerance)
+    return Fixture(name, network_name, content, keys, tolerance, torch.device(device), dtype)

@@ -1,0 +1,244 @@
+"""`fast-vc serve`: the gateway and its local workers as children, kept alive, stopped in order.
+
+The children are started in process groups of their own, so that a terminal's Ctrl-C reaches only this process, which
+then ends the gateway first (its sessions get their audio) and the workers after it. A child that dies is started
+again after a pause. If this process is killed, the kernel ends the children (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import http.client
+import os
+import signal
+import socket as net
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loguru import logger
+
+from shared.config import Config, ConfigError
+from shared.state import read_states, remove_state, write_state
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+_SETTLED_S = 30.0  # a child that lived this long starts over with the first pause
+_POLL_S = 0.1
+_AFTER_GRACE_S = 5.0
+_STATE_INTERVAL_S = 2.0  # written again this often, so that a lost file comes back
+CONFIG_EXIT = 2  # a child's exit code for a configuration that cannot work
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep."""
+
+    role: str
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    start_at: float = 0.0
+    restarts: int = field(default=0)
+
+
+def start_child(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A child in its own process group that does not outlive this process."""
+    if sys.platform != "linux":  # the kernel's promise is Linux's; elsewhere a killed parent leaves its children
+        return subprocess.Popen(command, start_new_session=True)
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
+
+
+def check_port(config: Config) -> None:
+    """Raises `PortTaken` if the HTTP port cannot be bound, and says by whom."""
+    host, port = config.gateway.host, config.gateway.port
+    if port == 0:
+        return
+    family = net.AF_INET6 if ":" in host else net.AF_INET
+    with net.socket(family, net.SOCK_STREAM) as probe:
+        probe.setsockopt(net.SOL_SOCKET, net.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError(f"gateway.host: cannot listen on {host}:{port}: {error.strerror}") from None
+            raise PortTaken(f"port {port} is already in use by {_who(config.serve.state_dir, port)}") from None
+
+
+class PortTaken(RuntimeError):
+    """The HTTP port is in use."""
+
+
+def _who(state_dir: Path, port: int) -> str:
+    for state in read_states(state_dir):
+        if state.get("port") == port:
+            return f"fast-vc {state['role']} (pid {state['pid']}); `fast-vc status` shows it, `fast-vc stop` ends it"
+    return "another program; --port chooses another"
+
+
+class Supervisor:
+    """Keeps children alive until a signal."""
+
+    def __init__(self, config: Config, children: list[Child], on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called once, when the gateway can take a session."""
+        self._config = config
+        self._children = children
+        self._on_ready = on_ready
+        self._signals = 0
+        self._started = time.time()
+        self._ready = False
+        self._warned = False
+        self._state_due = 0.0
+        self._state_name = f"serve-{config.gateway.port}.json"
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT. Returns the exit code: 2 if a child cannot start as configured, otherwise 0."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            while not self._signals:
+                for child in self._children:
+                    if self._keep(child) == CONFIG_EXIT and not self._ready:
+                        logger.error("{} cannot start as configured: stopping", child.name)
+                        return CONFIG_EXIT
+                if time.monotonic() >= self._state_due:
+                    self._write_state()
+                self._look_whether_ready()
+                time.sleep(_POLL_S)
+            return 0
+        finally:
+            self._end()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals += 1
+
+    def _keep(self, child: Child) -> int | None:
+        """Start a child whose time has come; note one that ended, and return its exit code."""
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.start_at:
+                if child.restarts:
+                    logger.info("starting {} again", child.name)
+                child.process, child.started_at = start_child(child.command), now
+                self._write_state()
+            return None
+        code = child.process.poll()
+        if code is None:
+            return None
+        if now - child.started_at > _SETTLED_S:
+            child.pause_s = _FIRST_PAUSE_S
+        logger.error("{} (pid {}) ended with {}", child.name, child.process.pid, _reason(code))
+        child.process = None
+        child.restarts += 1
+        child.start_at = now + child.pause_s
+        child.pause_s = min(_LONGEST_PAUSE_S, child.pause_s * 2)
+        return code
+
+    def _look_whether_ready(self) -> None:
+        if self._ready:
+            return
+        if _answers(self._config, "/ready"):
+            self._ready = True
+            self._on_ready()
+        elif not self._warned and time.time() - self._started > self._config.serve.ready_timeout_s:
+            self._warned = True
+            logger.warning("not ready after {:g} s: no worker has joined", self._config.serve.ready_timeout_s)
+
+    def _write_state(self) -> None:
+        self._state_due = time.monotonic() + _STATE_INTERVAL_S
+        with suppress(OSError):  # a full disk stops no call
+            write_state(self._config.serve.state_dir, self._state_name, self._state())
+
+    def _state(self) -> dict[str, object]:
+        children = [{"role": c.role, "name": c.name, "pid": c.process.pid} for c in self._children if c.process]
+        return {
+            "role": "serve",
+            "pid": os.getpid(),
+            "host": self._config.gateway.host,
+            "port": self._config.gateway.port,
+            "link_port": self._config.link.port,
+            "started": self._started,
+            "children": children,
+        }
+
+    def _end(self) -> None:
+        """Gateways, then workers; what does not end in time is killed."""
+        grace_s = self._config.gateway.shutdown_grace_s + _AFTER_GRACE_S
+        for role in ("gateway", "worker"):
+            mine = [c.process for c in self._children if c.role == role and c.process is not None]
+            for process in mine:
+                process.terminate()
+            end = time.monotonic() + (grace_s if role == "gateway" else _AFTER_GRACE_S)
+            while any(p.poll() is None for p in mine) and time.monotonic() < end and self._signals < 2:
+                time.sleep(0.02)
+        for child in self._children:
+            if child.process is not None and child.process.poll() is None:
+                logger.warning("{} (pid {}) did not end in time: killed", child.name, child.process.pid)
+                child.process.kill()
+            if child.process is not None:
+                child.process.wait()
+        remove_state(self._config.serve.state_dir, self._state_name)
+
+
+def _reason(code: int) -> str:
+    if code < 0:
+        with suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _answers(config: Config, path: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no loopback of ours
+    try:
+        with direct.open(base_url(config) + path, timeout=0.5) as response:
+            return bool(response.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def base_url(config: Config) -> str:
+    """Where a client on this machine reaches the gateway."""
+    return f"http://{_reachable(config.gateway.host)}:{config.gateway.port}"
+
+
+def link_endpoint(config: Config) -> str:
+    """Where a worker on this machine reaches the gateway's link."""
+    return f"tcp://{_reachable(config.link.host)}:{config.link.port}"
+
+
+def _reachable(host: str) -> str:
+    """The address to connect to for one that was listened on, with the brackets that an IPv6 address needs."""
+    host = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host)
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def local_children(config: Config, workers: int, profile: Sequence[str], address: Sequence[str]) -> list[Child]:
+    """The commands of one gateway and `workers` workers. profile: --config or --env; address: --host and --port."""
+    python = [sys.executable, "-m", "tools.service.cli"]
+    endpoint = link_endpoint(config)
+    gateway = Child("gateway", "gateway", [*python, "gateway", *profile, *address])
+    return [gateway] + [
+        Child("worker", f"worker-{i}", [*python, "worker", "--gateway", endpoint, "--id", f"worker-{i}", *profile])
+        for i in range(workers)
+    ]

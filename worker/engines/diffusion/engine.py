@@ -1,0 +1,250 @@
+"""The batched streaming Seed-VC engine: each caller a row, one call for all who speak.
+
+A window of geometry ``[left | crossfade | search | block | right]`` is heard whole by the content encoder; its first
+``left - dit_left`` units are then dropped, and the transformer and the vocoder make what is left, of which the engine
+returns ``engine_samples``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker import pitch
+from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
+from worker.engines.diffusion.graphs import GraphCache
+from worker.engines.diffusion.pipeline import Pipeline, Prompts
+from worker.engines.diffusion.prompts import PromptBank
+from worker.geometry import Geometry
+from worker.models.networks import F0_RATE
+from worker.models.seedvc.flow import RowOptions
+from worker.models.seedvc.spec import UNITS_A_SECOND
+from worker.timings import Laps, Stopwatch
+from worker.voices import Voice
+
+VOCODER_MARGIN_FRAMES = 32  # before the samples that are wanted, so that they see what the vocoder hears
+PITCH_MEMORY_S = 20.0  # of voiced speech, after which a caller's older pitch counts 1/e
+F0_A_UNIT = F0_RATE // UNITS_A_SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Lengths of one call, constant for a worker."""
+
+    dropped_units: int  # content frames before what the transformer hears
+    kept_units: int
+    mel_frames: int
+    vocoder_from: int  # first mel frame the vocoder gets
+    wave_from: int  # sample of the vocoder's output at which the answer begins
+
+    @classmethod
+    def of(cls, geometry: Geometry, pipeline: Pipeline, dit_left_units: int, content_frames: int) -> Layout:
+        """content_frames: of a whole window; an encoder may give one fewer than units, or one more."""
+        config = pipeline.mel_config
+        dropped = geometry.left_units - dit_left_units
+        kept = min(content_frames, geometry.window_units) - dropped
+        frames = pipeline.mel_frames(kept)
+        begin = dit_left_units * geometry.unit_samples_out
+        end = begin + geometry.engine_samples
+        if frames * config.hop < end:
+            raise ValueError(
+                f"the content encoder hears {content_frames} of {geometry.window_units} frames: right_ms must be longer"
+            )
+        last = -(-end // config.hop)
+        first = max(0, begin // config.hop - VOCODER_MARGIN_FRAMES)
+        assert last <= frames
+        return cls(dropped, kept, frames, first, begin - first * config.hop)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Everything one call reads, a row a session. Tensors alone: a graph is captured over them."""
+
+    window: Tensor  # [B, window_samples]
+    position: Tensor  # int64 [B], units from the session's start to the window's end
+    seed: Tensor  # int64 [B]
+    pitches: Tensor  # [B, HISTOGRAM_BINS], of the caller so far
+    shift: Tensor  # [B], semitones
+    steps: Tensor  # int64 [B]
+    guidance: Tensor  # [B]
+    prompt: Tensor  # int64 [B], rows of the bank
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the engine knows of each slot."""
+
+    prompt: Tensor  # int64 [slots], rows of the bank
+    steps: Tensor  # int64 [slots], at most
+    guidance: Tensor  # [slots]
+    shift: Tensor  # [slots], semitones
+    seed: Tensor  # int64 [slots]
+    pitches: Tensor  # [slots, HISTOGRAM_BINS], voiced frames so far
+
+
+class DiffusionEngine:
+    """Implements ``worker.engine.Engine``."""
+
+    keeps_speech = True
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        voices: Sequence[Voice],
+        max_sessions: int,
+        *,
+        geometry: Geometry,
+        dit_left_units: int,
+        max_prompt_s: float = 5.0,
+        max_prompts: int = 64,
+        steps: int = 10,
+        max_guidance: float = 2.0,
+        max_f0_shift: float = 12.0,
+        graphs: bool = True,
+    ) -> None:
+        """steps: the most of any call. max_guidance, max_f0_shift: limits of a session's wishes; where the worker has
+        no guidance a session has none, because it would double the cost of everybody's batch. graphs: capture CUDA
+        graphs where there is CUDA.
+
+        Raises ``VoiceError`` for a reference of no use, ``ValueError`` for a geometry that does not fit.
+        """
+        if geometry.output_rate != pipeline.mel_config.rate:
+            raise ValueError(f"{pipeline.networks.name} puts out {pipeline.mel_config.rate} Hz")
+        if not 1 <= dit_left_units <= geometry.left_units:
+            raise ValueError(f"dit_left_ms must be within 20 and left_ms, got {dit_left_units * 20}")
+        self.geometry = geometry
+        self.name = pipeline.networks.name
+        self.max_steps = steps
+        self.limits = OptionLimits(
+            steps,
+            max_guidance if pipeline.guidance > 0 else 0.0,
+            max_f0_shift if pipeline.networks.tracker is not None else 0.0,
+        )
+        self.pipeline = pipeline
+        device = pipeline.device
+        frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
+        self.layout = Layout.of(geometry, pipeline, dit_left_units, frames)
+        self._voices = {voice.name: voice.description for voice in voices}
+        self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
+        self._voice_of: dict[int, str] = {}
+        self._plain = [True] * max_sessions  # rows with the worker's own steps and guidance
+        self.state = State(
+            prompt=torch.zeros(max_sessions, dtype=torch.int64, device=device),
+            steps=torch.full((max_sessions,), steps, dtype=torch.int64, device=device),
+            guidance=torch.full((max_sessions,), pipeline.guidance, device=device),
+            shift=torch.zeros(max_sessions, device=device),
+            seed=torch.zeros(max_sessions, dtype=torch.int64, device=device),
+            pitches=torch.zeros(max_sessions, pitch.HISTOGRAM_BINS, device=device),
+        )
+        self._graphs = GraphCache(self._captured_call) if graphs and device.type == "cuda" else None
+
+    @property
+    def voices(self) -> Mapping[str, str]:
+        return self._voices
+
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
+        row = self.bank.acquire(voice)
+        self._voice_of[slot] = voice
+        guidance = self.pipeline.guidance if options.guidance is None else options.guidance
+        steps = self.max_steps if options.steps is None else min(options.steps, self.max_steps)
+        self._plain[slot] = guidance == self.pipeline.guidance and steps == self.max_steps
+        state = self.state
+        state.prompt[slot], state.seed[slot] = row, seed
+        state.steps[slot], state.guidance[slot], state.shift[slot] = steps, guidance, options.f0_shift
+        state.pitches[slot] = 0
+
+    def close(self, slot: int) -> None:
+        self.bank.release(self._voice_of.pop(slot))
+
+    @torch.inference_mode()
+    def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
+        steps = min(batch.steps, self.max_steps)
+        at, state = batch.rows, self.state
+        rows = Rows(
+            window=batch.window,
+            position=batch.position,
+            seed=state.seed[at],
+            pitches=state.pitches[at],
+            shift=state.shift[at],
+            steps=state.steps[at].clamp(max=steps),
+            guidance=state.guidance[at],
+            prompt=state.prompt[at],
+        )
+        clock = Laps(self.pipeline.device)
+        if self._graphs is not None:
+            (wave, pitches), times = self._graphs.run(rows, steps), {}
+            clock.lap("graph")
+        else:
+            # Whether rows differ is known on the host, and rows that do not are spared what it costs.
+            plain = all(self._plain[slot] for slot in at.tolist())
+            wave, pitches = self.call(rows, steps, mixed=not plain, clock=clock)
+        times = clock.times()
+        state.pitches[at] = pitches
+        return wave, times
+
+    def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
+        return self.call(rows, steps, mixed=True)
+
+    def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Stopwatch | None = None) -> tuple[Tensor, Tensor]:
+        """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
+        or depends on one, so that it can be captured."""
+        pipeline, layout, config = self.pipeline, self.layout, self.pipeline.mel_config
+        lap = clock.lap if clock is not None else _no_lap
+        prompts = self.bank.take(rows.prompt)
+        content = pipeline.networks.content(rows.window)[:, layout.dropped_units :][:, : layout.kept_units]
+        lap("content")
+        f0, pitches = None, rows.pitches
+        if pipeline.networks.tracker is not None:
+            tracked = pipeline.networks.tracker(rows.window)
+            pitches = self.learn(tracked, rows.pitches)
+            f0 = transpose_pitch(tracked, pitches, prompts, rows.shift)
+            f0 = f0[:, layout.dropped_units * F0_A_UNIT :][:, : layout.kept_units * F0_A_UNIT]
+            lap("f0")
+        condition = pipeline.condition(content, layout.mel_frames, f0)
+        lap("regulator")
+        units = rows.position - self.geometry.window_units + layout.dropped_units
+        start = torch.div(units * config.rate, UNITS_A_SECOND * config.hop, rounding_mode="floor")
+        noise = pipeline.mel_noise.take(start + rows.seed, layout.mel_frames)
+        options = RowOptions(rows.steps, rows.guidance if pipeline.guidance > 0 else None) if mixed else None
+        mel = pipeline.solve(condition, prompts, noise, steps, rows=options)
+        lap("dit")
+        pitch_of_mel = None
+        if f0 is not None:
+            pitch_of_mel = at_mel_frames(f0, layout.mel_frames)[:, layout.vocoder_from :]
+        wave = pipeline.vocode(
+            mel[..., layout.vocoder_from :], pitch_of_mel, (start + layout.vocoder_from) * config.hop, rows.seed
+        )
+        lap("vocoder")
+        return wave[:, layout.wave_from :][:, : self.geometry.engine_samples], pitches
+
+    def learn(self, f0: Tensor, pitches: Tensor) -> Tensor:
+        """Add the newest block's voiced frames to the caller's histogram; all frames, while nothing is known."""
+        count = self.geometry.block_units * F0_A_UNIT
+        newest = torch.arange(f0.shape[1], device=f0.device) >= f0.shape[1] - count
+        fresh = pitches.sum(dim=1, keepdim=True) == 0
+        counted = (f0 > 0) & (newest | fresh)
+        fade = torch.exp(-counted.sum(dim=1, keepdim=True) / (PITCH_MEMORY_S * F0_RATE))
+        return pitches * fade + pitch.histogram(f0.clamp(min=pitch.MIN_F0_HZ), counted)
+
+
+def at_mel_frames(f0: Tensor, frames: int) -> Tensor:
+    """f0 ``[B, F]`` at the centres of so many mel frames over the same time."""
+    index = (2 * torch.arange(frames, device=f0.device) + 1) * f0.shape[1] // (2 * frames)
+    return f0[:, index]
+
+
+def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor) -> Tensor:
+    """f0 ``[B, F]`` moved so that the caller's median becomes the reference's, and by ``shift`` semitones ``[B]``.
+
+    Where the caller's pitch is not yet known it is left alone, but for the shift.
+    """
+    usual = pitch.median_hz(pitches)
+    ratio = torch.where((usual > 0) & (prompts.f0_hz > 0), prompts.f0_hz / usual.clamp(min=1.0), 1.0)
+    return f0 * (ratio * torch.exp2(shift / 12))[:, None]
+
+
+def _no_lap(stage: str) -> None:
+    pass

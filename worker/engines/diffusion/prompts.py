@@ -1,0 +1,106 @@
+"""Prompts of many voices side by side on the device, within a bound.
+
+A voice is computed when its first session opens (or at start-up, as far as there is room) and stays until its row is
+needed for another one: the voice unused for longest goes first, one in use never.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from worker.engine import PoolFull
+from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
+from worker.voices import MARGIN_S, Voice, VoiceError, load_voice, shortest_s
+
+
+def make_prompt(pipeline: Pipeline, voice: Voice, max_prompt_s: float) -> Prompt:
+    """The prompt of one recording. Raises ``VoiceError``, which names it."""
+    wave = torch.from_numpy(load_voice(voice, max_prompt_s))
+    fine = torch.from_numpy(load_voice(voice, max_prompt_s, pipeline.mel_config.rate))
+    prompt = pipeline.prompt(wave, fine)
+    if pipeline.networks.tracker is not None and prompt.f0_hz == 0:
+        raise VoiceError(f"voice {voice.name!r}: no voiced speech found in the recording")
+    if not all(bool(part.isfinite().all()) for part in (prompt.condition, prompt.mel, prompt.style)):
+        raise VoiceError(f"voice {voice.name!r}: {pipeline.networks.name} makes no finite prompt of the recording")
+    return prompt
+
+
+class PromptBank:
+    """Rows of prompts. Not thread safe: it belongs to the engine's thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        voices: Sequence[Voice],
+        rows: int,
+        max_prompt_s: float,
+        make: Callable[[Pipeline, Voice, float], Prompt] = make_prompt,
+    ) -> None:
+        """Computes the first ``rows`` voices. Raises ``VoiceError`` for one of no use."""
+        self._pipeline, self._make = pipeline, make
+        self._voices = {voice.name: voice for voice in voices}
+        self._max_prompt_s = max_prompt_s
+        self._free = list(range(min(rows, len(voices))))[::-1]
+        self._row: OrderedDict[str, int] = OrderedDict()  # the least recently used first
+        self._users: dict[str, int] = {}
+        count = len(self._free)
+        config = pipeline.mel_config
+        room = int(max_prompt_s * config.rate) // config.hop
+        width, device = pipeline.networks.dit.config.width, pipeline.device
+        self._condition = torch.zeros(count, room, width, device=device)
+        self._mel = torch.zeros(count, config.bins, room, device=device)
+        self._style = torch.zeros(count, pipeline.networks.dit.config.style_width, device=device)
+        self._f0_hz = torch.zeros(count, device=device)
+        self._lens = torch.zeros(count, dtype=torch.int64, device=device)
+        self.ragged = shortest_s(voices) < max_prompt_s + MARGIN_S  # then prompts differ in length, and are masked
+        for voice in list(voices)[:count]:
+            self._put(voice.name)
+
+    @property
+    def names(self) -> list[str]:
+        """Voices that are here, the least recently used first."""
+        return list(self._row)
+
+    def acquire(self, name: str) -> int:
+        """The row of a voice, which stays its own until as many ``release`` calls.
+
+        Raises ``KeyError``, ``VoiceError``, and ``PoolFull`` if every row is in use by another voice.
+        """
+        if name not in self._row:
+            self._put(name)
+        self._row.move_to_end(name)
+        self._users[name] = self._users.get(name, 0) + 1
+        return self._row[name]
+
+    def release(self, name: str) -> None:
+        """One session fewer uses the voice."""
+        self._users[name] -= 1
+
+    def take(self, rows: Tensor) -> Prompts:
+        """rows: int64 ``[B]``."""
+        lens = self._lens[rows] if self.ragged else None
+        return Prompts(self._condition[rows], self._mel[rows], self._style[rows], self._f0_hz[rows], lens)
+
+    def _put(self, name: str) -> None:
+        voice = self._voices[name]
+        evicted = None
+        if not self._free:
+            evicted = next((other for other in self._row if not self._users.get(other)), None)
+            if evicted is None:
+                raise PoolFull(f"all {len(self._row)} rows for voices are in use")
+        prompt = self._make(self._pipeline, voice, self._max_prompt_s)
+        if evicted is not None:
+            logger.info("voice {} makes room for {}", evicted, name)
+            self._free.append(self._row.pop(evicted))
+        row, length = self._free.pop(), prompt.mel.shape[1]
+        self._condition[row, :length] = prompt.condition
+        self._condition[row, length:] = 0
+        self._mel[row, :, :length] = prompt.mel
+        self._mel[row, :, length:] = 0
+        self._style[row], self._f0_hz[row], self._lens[row] = prompt.style, prompt.f0_hz, length
+        self._row[name] = row

@@ -1,0 +1,82 @@
+"""Content features of the small and base models: the encoder of Whisper-small.
+
+Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022). It always hears thirty seconds,
+however short the audio; only the frames of the audio are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.models.published.encoder import EncoderLayer
+from worker.models.published.mel import hann, mel_filters
+
+RATE = 16_000
+WINDOW_SAMPLES = 30 * RATE
+N_FFT = 400
+HOP = 160
+MEL_BINS = 80
+POSITIONS = 1500
+SAMPLES_A_FRAME = 320
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperConfig:
+    width: int = 768
+    heads: int = 12
+    inner: int = 3072
+    depth: int = 12
+
+
+class WhisperMel(nn.Module):
+    """Base-10 log-mel power of thirty seconds, within 80 dB of its loudest point, scaled to about [-1, 1]."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", hann(N_FFT), persistent=False)
+        self.register_buffer("filters", mel_filters(RATE, N_FFT, MEL_BINS, 0.0, 8000.0), persistent=False)
+
+    def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        """wave: ``[B, n]`` at 16 kHz in [-1, 1], at most 30 s. lens: int64 ``[B]``, valid samples (None: all). Returns
+        float32 ``[B, 80, 3000]``. Raises ``ValueError`` if it is longer than 30 s."""
+        samples = wave.shape[-1]
+        if samples > WINDOW_SAMPLES:
+            raise ValueError(f"Whisper hears 30 s at a time, got {samples / RATE:.2f} s")
+        if lens is not None:
+            wave = wave * (torch.arange(samples, device=wave.device) < lens[:, None])
+        wave = F.pad(wave.float(), (0, WINDOW_SAMPLES - samples))
+        spectrum = torch.stft(wave, N_FFT, HOP, window=self.window, center=True, return_complex=True)[..., :-1]
+        log_mel = (self.filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
+        log_mel = log_mel.maximum(log_mel.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return (log_mel + 4.0) / 4.0
+
+
+class WhisperEncoder(nn.Module):
+    def __init__(self, config: WhisperConfig | None = None) -> None:
+        super().__init__()
+        config = config or WhisperConfig()
+        self.conv1 = nn.Conv1d(MEL_BINS, config.width, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, 2, padding=1)
+        self.embed_positions = nn.Embedding(POSITIONS, config.width)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config.width, config.heads, config.inner, key_bias=False) for _ in range(config.depth)
+        )
+        self.layer_norm = nn.LayerNorm(config.width)
+
+    def forward(self, log_mel: Tensor, samples: int) -> Tensor:
+        """log_mel: of ``WhisperMel``, ``[B, 80, 3000]``. samples: length of the longest audio in it. Returns
+        ``[B, samples // 320 + 1, width]`` (at most 1500 frames): of a shorter item the first ``its samples // 320 + 1``
+        are what it gives alone."""
+        x = F.gelu(self.conv1(log_mel.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2) + self.embed_positions.weight
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.layer_norm(x)
+        return out[:, : samples // SAMPLES_A_FRAME + 1]

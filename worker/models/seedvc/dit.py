@@ -1,0 +1,414 @@
+"""The velocity estimator of Seed-VC: a diffusion transformer with U-Net skips over mel frames.
+
+    x | prompt | condition (| style)  ->  merge  ->  [time, style,] frames  ->  N blocks  ->  head  ->  velocity
+
+Peebles & Xie, "Scalable Diffusion Models with Transformers" (2022), for the time conditioning; Bao et al., "All are
+Worth Words: A ViT Backbone for Diffusion Models" (2022), for the skips; Su et al., "RoFormer" (2021), for the rotary
+positions; Shazeer, "GLU Variants Improve Transformer" (2020), for the feed-forward.
+
+What depends only on the time (``Times``) or only on the conditions (``Conditions``) is computed apart from
+``velocity``, so a solver pays for it once and not at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.models.seedvc.wavenet import WaveNetHead
+
+HEAD_WIDTH = 64
+TIME_WIDTH = 256
+TIME_SCALE = 1000.0
+ROTARY_BASE = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class DiTConfig:
+    """Sizes of one estimator.
+
+    ``tokens``: time and style enter as two tokens in front of the frames, and blocks have plain norms; otherwise the
+    style is merged into every frame and the time scales every norm. ``wavenet``: long skip and WaveNet head instead of
+    the two-layer head. ``direct``: the head's output is the clean mel as the network hears it and the velocity follows
+    from it, so a narrow network need not carry the noise through all its blocks. ``kernel``: frames (odd) of a
+    depthwise convolution in front of every feed-forward, from which a small network learns sooner than from attention
+    how speech moves from frame to frame; 0: none.
+    """
+
+    mel_bins: int
+    width: int
+    depth: int
+    tokens: bool
+    wavenet: bool
+    style_width: int = 192
+    direct: bool = False
+    kernel: int = 0
+
+    @property
+    def heads(self) -> int:
+        return self.width // HEAD_WIDTH
+
+    @property
+    def token_count(self) -> int:
+        return 2 if self.tokens else 0
+
+    @property
+    def ffn_width(self) -> int:
+        return math.ceil(int(8 * self.width / 3) / 256) * 256
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
+        """The configuration a checkpoint was made with, read off its shapes (names without ``estimator.``)."""
+        width = shapes["cond_x_merge_linear.weight"][0]
+        wavenet = "conv2.weight" in shapes
+        return cls(
+            mel_bins=shapes["conv2.weight" if wavenet else "final_mlp.2.weight"][0],
+            width=width,
+            depth=sum(name.endswith(".attention.wqkv.weight") for name in shapes),
+            tokens="style_in.weight" in shapes,
+            wavenet=wavenet,
+        )
+
+
+TINY = DiTConfig(mel_bins=80, width=384, depth=9, tokens=True, wavenet=False)
+SMALL = DiTConfig(mel_bins=80, width=512, depth=13, tokens=False, wavenet=True)
+BASE = DiTConfig(mel_bins=128, width=768, depth=17, tokens=False, wavenet=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What the network derives from ``S`` times alone. A row broadcasts over a batch that shares its time."""
+
+    token: Tensor  # [S, 1, D]
+    blocks: Tensor | None  # [S, depth, 2, 2, 1, D]: attention or ffn norm, gain or bias; None where blocks ignore time
+    norm: Tensor  # [S, 2, 1, D]
+    left: Tensor  # float32 [S, 1, 1], 1 - t
+    head: tuple[Tensor, ...]  # the head's own, each [S, ...]
+
+    def at(self, step: int) -> Times:
+        """Row ``step`` alone, with its leading axis."""
+        row = slice(step, step + 1)
+        blocks = None if self.blocks is None else self.blocks[row]
+        head = tuple(part[row] for part in self.head)
+        return Times(self.token[row], blocks, self.norm[row], self.left[row], head)
+
+    def rows(self, index: Tensor) -> Times:
+        """Rows ``index [R]``: a time for each row of a batch."""
+        blocks = None if self.blocks is None else self.blocks[index]
+        head = tuple(part[index] for part in self.head)
+        return Times(self.token[index], blocks, self.norm[index], self.left[index], head)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the network derives from prompt, content and style alone, for ``R`` rows of ``T`` frames."""
+
+    frames: Tensor  # [R, T, D], the merge of everything but the noisy mel
+    style_token: Tensor | None  # [R, 1, D]
+    rotary: Tensor  # [tokens + T, 32, 2], cosine and sine
+    lens: Tensor | None  # int64 [R], valid frames; None: all T
+    key_mask: Tensor | None  # bool [R, 1, 1, tokens + T]
+
+
+class TimeEmbedder(nn.Module):
+    """Sinusoidal features of a time in [0, 1], then two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.mlp.parameters()).dtype
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t: ``[S]``. Returns ``[S, D]``."""
+        half = TIME_WIDTH // 2
+        freqs = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+        angles = TIME_SCALE * t.float()[:, None] * freqs
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        embedding: Tensor = self.mlp(features.to(self.dtype))
+        return embedding
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32 (Zhang & Sennrich, 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalise(x, self.weight)
+
+
+class PlainNorm(nn.Module):
+    """An RMS norm under the name it has in an adaptive one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x)
+        return out
+
+
+class AdaptiveNorm(nn.Module):
+    """RMS norm whose gain and bias come from the time embedding."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.project_layer = nn.Linear(width, 2 * width)
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """time: ``[S, D]``. Returns gain and bias ``[S, 2, 1, D]``; the norm's own weight is part of the gain."""
+        gain, bias = self.project_layer(time).chunk(2, dim=-1)
+        return torch.stack([gain * self.norm.weight, bias], dim=1)[:, :, None]
+
+
+def normalise(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``gain * x / rms(x) + bias`` over the last axis, in float32; returns the type of ``x``."""
+    y = F.rms_norm(x.float(), x.shape[-1:], eps=1e-5) * gain
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def rotary_table(length: int, device: torch.device) -> Tensor:
+    """Cosine and sine of position times frequency, float32 ``[length, HEAD_WIDTH / 2, 2]``."""
+    freqs = ROTARY_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32, device=device) / HEAD_WIDTH)
+    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * freqs
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate the interleaved pairs of ``x [R, N, heads, 64]`` by ``table [N, 32, 2]``, in float32."""
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[:, None].unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wqkv = nn.Linear(width, 3 * width, bias=False)
+        self.wo = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor, key_mask: Tensor | None) -> Tensor:
+        q, k, v = self.wqkv(x).unflatten(-1, (3, -1, HEAD_WIDTH)).unbind(2)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=key_mask)
+        out: Tensor = self.wo(y.transpose(1, 2).flatten(2))
+        return out
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(inner, width, bias=False)
+        self.w3 = nn.Linear(width, inner, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return out
+
+
+class FrameMix(nn.Module):
+    """Depthwise convolution over time that starts as the identity."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        nn.init.dirac_(self.conv.weight, groups=width)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """x: ``[R, N, D]``. valid: bool ``[R, N, 1]``, frames that there are; None: all."""
+        if valid is not None:
+            x = x * valid
+        out: Tensor = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward. ``takes_skip``: it starts by merging an earlier block's output."""
+
+    def __init__(self, config: DiTConfig, takes_skip: bool) -> None:
+        super().__init__()
+        norm = PlainNorm if config.tokens else AdaptiveNorm
+        self.attention_norm = norm(config.width)
+        self.attention = Attention(config.width)
+        self.ffn_norm = norm(config.width)
+        self.feed_forward = FeedForward(config.width, config.ffn_width)
+        self.skip_in_linear = nn.Linear(2 * config.width, config.width) if takes_skip else None
+        self.mix = FrameMix(config.width, config.kernel) if config.kernel else None
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """Gains and biases of both norms, ``[S, 2, 2, 1, D]``. Adaptive norms only."""
+        assert isinstance(self.attention_norm, AdaptiveNorm)
+        assert isinstance(self.ffn_norm, AdaptiveNorm)
+        return torch.stack([self.attention_norm.modulation(time), self.ffn_norm.modulation(time)], dim=1)
+
+    def forward(
+        self, x: Tensor, skip: Tensor | None, modulation: Tensor | None, rotary: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        if self.skip_in_linear is not None:
+            assert skip is not None
+            x = self.skip_in_linear(torch.cat([x, skip], dim=-1))
+        if modulation is None:
+            x = x + self.attention(self.attention_norm(x), rotary, key_mask)
+            y = self.ffn_norm(x)
+        else:
+            attention_norm, ffn_norm = modulation.unbind(1)
+            x = x + self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
+            y = normalise(x, *ffn_norm.unbind(1))
+        if self.mix is not None:
+            y = self.mix(y, None if key_mask is None else key_mask[:, 0, 0, :, None])
+        return x + self.feed_forward(y)
+
+
+class Transformer(nn.Module):
+    """Blocks in the shape of a U: the first half keeps its outputs, the second half takes them, last in, first out."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.middle = config.depth // 2
+        self.layers = nn.ModuleList(Block(config, takes_skip=i > self.middle) for i in range(config.depth))
+        self.norm = AdaptiveNorm(config.width)
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """time: ``[S, D]``. Returns ``Times.blocks``."""
+        blocks = [block for block in self.layers if isinstance(block, Block)]
+        return torch.stack([block.modulation(time) for block in blocks], dim=1)
+
+    def forward(self, x: Tensor, times: Times, rotary: Tensor, key_mask: Tensor | None) -> Tensor:
+        skips: list[Tensor] = []
+        for i, block in enumerate(self.layers):
+            skip = skips.pop() if i > self.middle else None
+            x = block(x, skip, None if times.blocks is None else times.blocks[:, i], rotary, key_mask)
+            if i < self.middle:
+                skips.append(x)
+        return normalise(x, *times.norm.unbind(1))
+
+
+class MlpHead(nn.Module):
+    """Two layers a frame."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.final_mlp = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.mel_bins)
+        )
+
+    def modulation(self, t: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def forward(self, hidden: Tensor, x: Tensor, lens: Tensor | None) -> Tensor:
+        out: Tensor = self.final_mlp(hidden)
+        return out.transpose(1, 2)
+
+
+class WaveNetOutput(nn.Module):
+    """Long skip from the noisy mel, then the WaveNet head with its own time embedding."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.skip_linear = nn.Linear(config.width + config.mel_bins, config.width)
+        self.t_embedder2 = TimeEmbedder(config.width)
+        self.head = WaveNetHead(config.width, config.mel_bins)
+
+    def modulation(self, t: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        return self.head.modulation(time, self.t_embedder2(t))
+
+    def forward(self, hidden: Tensor, x: Tensor, lens: Tensor | None, layers: Tensor, final: Tensor) -> Tensor:
+        rows = hidden.shape[0] // x.shape[0]
+        hidden = self.skip_linear(torch.cat([hidden, x.repeat(rows, 1, 1)], dim=-1))
+        out: Tensor = self.head(hidden, lens, layers, final)
+        return out
+
+
+class DiT(nn.Module):
+    """Velocity of the flow at a noisy mel, a time and the conditions."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, bins = config.width, config.mel_bins
+        merged = 2 * bins + width + (0 if config.tokens else config.style_width)
+        self.t_embedder = TimeEmbedder(width)
+        self.cond_projection = nn.Linear(width, width)
+        self.cond_x_merge_linear = nn.Linear(merged, width)
+        self.style_in = nn.Linear(config.style_width, width) if config.tokens else None
+        self.transformer = Transformer(config)
+        self.output = WaveNetOutput(config) if config.wavenet else MlpHead(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.cond_x_merge_linear.weight.dtype
+
+    def times(self, t: Tensor) -> Times:
+        """Everything that depends on the times ``t [S]`` in [0, 1] alone."""
+        time = self.t_embedder(t)
+        blocks = None
+        if not self.config.tokens:
+            blocks = self.transformer.modulation(time)
+        norm, head = self.transformer.norm.modulation(time), self.output.modulation(t, time)
+        return Times(time[:, None], blocks, norm, (1 - t.float())[:, None, None], head)
+
+    def conditions(
+        self, prompt_x: Tensor, style: Tensor, mu: Tensor, lens: Tensor | None = None, *, with_null: bool = False
+    ) -> Conditions:
+        """Everything that depends on the conditions alone.
+
+        prompt_x: ``[B, C, T]``, prompt mel, zero after the prompt. style: ``[B, 192]``. mu: ``[B, T, D]``, the length
+        regulator's output. lens: int64 ``[B]``, valid frames, each at least 1; None: all ``T``. with_null: append the
+        rows of the unconditional branch (all three zero), so ``2 B`` rows in all.
+        """
+        length = mu.shape[1]
+        parts = [prompt_x.to(self.dtype).transpose(1, 2), self.cond_projection(mu.to(self.dtype))]
+        if self.style_in is None:
+            parts.append(style.to(self.dtype)[:, None].expand(-1, length, -1))
+        bins = self.config.mel_bins
+        weight, bias = self.cond_x_merge_linear.weight[:, bins:], self.cond_x_merge_linear.bias
+        frames = F.linear(torch.cat(parts, dim=-1), weight, bias)
+        token = None if self.style_in is None else self.style_in(style.to(self.dtype))[:, None]
+        if with_null:
+            # A zero condition still passes the biases of its projections.
+            null = F.linear(self.cond_projection.bias, weight[:, bins : bins + self.config.width], bias)
+            frames = torch.cat([frames, null.expand_as(frames)])
+            if token is not None and self.style_in is not None:
+                token = torch.cat([token, self.style_in.bias.expand_as(token)])
+            lens = None if lens is None else lens.repeat(2)
+        total = self.config.token_count + length
+        rotary = rotary_table(total, mu.device)
+        mask = None
+        if lens is not None:
+            mask = (torch.arange(total, device=mu.device) < lens[:, None] + self.config.token_count)[:, None, None]
+        return Conditions(frames, token, rotary, lens, mask)
+
+    def velocity(self, x: Tensor, times: Times, conditions: Conditions) -> Tensor:
+        """x: noisy mel ``[B, C, T]``. Returns ``[R, C, T]`` in the type of ``x``: rows of ``conditions`` are ``B``, or
+        a multiple of it that shares ``x``. Frames beyond an item's length are meaningless."""
+        frames = x.to(self.dtype).transpose(1, 2)
+        rows = conditions.frames.shape[0] // x.shape[0]
+        merged = F.linear(frames, self.cond_x_merge_linear.weight[:, : self.config.mel_bins])
+        hidden = merged.repeat(rows, 1, 1) + conditions.frames
+        if conditions.style_token is not None:
+            time_token = times.token.expand_as(conditions.style_token)
+            hidden = torch.cat([time_token, conditions.style_token, hidden], dim=1)
+        hidden = self.transformer(hidden, times, conditions.rotary, conditions.key_mask)
+        hidden = hidden[:, self.config.token_count :]
+        out: Tensor = self.output(hidden, frames, conditions.lens, *times.head)
+        if self.config.direct:
+            out = (out.float() - x.float().repeat(rows, 1, 1)) / times.left
+        return out.to(x.dtype)
+
+    def forward(self, x: Tensor, prompt_x: Tensor, lens: Tensor | None, t: Tensor, style: Tensor, mu: Tensor) -> Tensor:
+        """One evaluation with a time an item, ``t [B]``; the other shapes as in ``conditions`` and ``velocity``."""
+        return self.velocity(x, self.times(t), self.conditions(prompt_x, style, mu, lens))

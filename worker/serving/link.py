@@ -1,0 +1,263 @@
+"""The worker's side of the link: one thread, one connection to each gateway.
+
+It says hello, beats while the engine makes progress, hands messages to the scheduler and sends its answers. A
+connection that breaks or falls silent is replaced by a new one, under a new identity, after a pause.
+"""
+
+from __future__ import annotations
+
+import random
+import socket as net
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import zmq
+from loguru import logger
+
+from shared.link import (
+    DEAD_AFTER_S,
+    HEARTBEAT_INTERVAL_S,
+    Keys,
+    connect_dealer,
+    drain_monitor,
+    monitor,
+)
+from shared.messages import (
+    PROTOCOL_VERSION,
+    FromWorker,
+    GatewayHeartbeat,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    MessageError,
+    decode_from_gateway,
+    encode,
+)
+from worker.serving.scheduler import Scheduler
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+_MESSAGES_A_TURN = 256
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One life of the way to a gateway."""
+
+    number: int  # never used again, so that answers to an earlier life find nobody
+    endpoint: str
+    socket: zmq.Socket[bytes]
+    watcher: zmq.Socket[bytes]
+    up: bool = False
+    seen_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Gateway:
+    endpoint: str
+    connection: _Connection | None = None
+    pause_s: float = _FIRST_PAUSE_S
+    retry_at: float = 0.0
+    refused: int = field(default=0)
+
+
+class WorkerLink:
+    """Runs until `stop`. Every method but the constructor's thread body may be called from any thread."""
+
+    def __init__(
+        self,
+        gateways: list[str],
+        hello: Hello,
+        keys: Keys | None,
+        stuck_after_s: float,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_tick` is called by the thread with each heartbeat."""
+        self.scheduler: Scheduler | None = None
+        self._hello = hello
+        self._keys = keys
+        self._stuck_after_s = stuck_after_s
+        self._on_tick = on_tick
+        self._gateways = [_Gateway(endpoint) for endpoint in gateways]
+        self._by_number: dict[int, _Connection] = {}
+        self._next_number = 0
+        self._outbox: deque[tuple[int, FromWorker]] = deque()
+        self._goodbye: str | None = None
+        self._stopping = False
+        self._is_stuck = False
+        self.dropped = 0  # answers to gateways that are gone
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._woken, self._waker = net.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+
+    def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._thread.start()
+
+    def reply(self, connection: int, message: FromWorker) -> None:
+        """Queue an answer; bounded by the gateways' credit."""
+        self._outbox.append((connection, message))
+        self._wake()
+
+    def say_goodbye(self, reason: str) -> None:
+        """Tell all gateways that this worker drains."""
+        self._goodbye = reason
+        self._wake()
+
+    def stop(self) -> None:
+        """Send what waits, close everything, and end the thread."""
+        self._stopping = True
+        self._wake()
+        self._thread.join(5)
+        self._woken.close()
+        self._waker.close()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError, OSError):  # a full pipe wakes it as well
+            self._waker.send(b"x")
+
+    # --- the thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self.scheduler is not None
+        next_beat = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            if now >= next_beat:
+                self._beat(now)
+                next_beat = now + HEARTBEAT_INTERVAL_S
+            self._connect(now)
+            self._wait(next_beat - now)
+            self._flush()
+        self._flush()
+        for connection in list(self._by_number.values()):
+            self._hang_up(connection)
+        self._context.term()
+
+    def _wait(self, timeout_s: float) -> None:
+        poller = zmq.Poller()
+        poller.register(self._woken, zmq.POLLIN)
+        for connection in self._by_number.values():
+            poller.register(connection.socket, zmq.POLLIN)
+            poller.register(connection.watcher, zmq.POLLIN)
+        ready = dict(poller.poll(max(0, round(min(timeout_s, 0.1) * 1000))))
+        with suppress(BlockingIOError):
+            if self._woken.fileno() in ready or self._woken in ready:
+                self._woken.recv(65_536)
+        for connection in list(self._by_number.values()):
+            if connection.watcher in ready:
+                self._watch(connection)
+            if connection.socket in ready and connection.number in self._by_number:
+                self._receive(connection)
+
+    def _connect(self, now: float) -> None:
+        for gateway in self._gateways:
+            if gateway.connection is None and now >= gateway.retry_at:
+                socket = connect_dealer(self._context, gateway.endpoint, self._keys, self._hello.worker_id)
+                number, self._next_number = self._next_number, self._next_number + 1
+                gateway.connection = _Connection(number, gateway.endpoint, socket, monitor(socket, _EVENTS))
+                self._by_number[number] = gateway.connection
+
+    def _watch(self, connection: _Connection) -> None:
+        for event in drain_monitor(connection.watcher):
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                connection.up, connection.seen_at = True, time.monotonic()
+                self._send(connection, self._hello)
+                if self._goodbye is not None:
+                    self._send(connection, Goodbye(self._goodbye))
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                logger.error("{} does not allow this worker's key", connection.endpoint)
+            elif event == zmq.EVENT_DISCONNECTED and connection.up:
+                self._lose(connection, "disconnected")
+                return
+
+    def _receive(self, connection: _Connection) -> None:
+        assert self.scheduler is not None
+        for _ in range(_MESSAGES_A_TURN):
+            try:
+                frame = connection.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            connection.seen_at = time.monotonic()
+            try:
+                message = decode_from_gateway(frame)
+            except MessageError as error:
+                logger.warning("refused a frame of {}: {}", connection.endpoint, error)
+                continue
+            if isinstance(message, GatewayHeartbeat):
+                self._on_heartbeat(connection, message)
+            else:
+                self.scheduler.take(connection.number, message)
+
+    def _on_heartbeat(self, connection: _Connection, beat: GatewayHeartbeat) -> None:
+        gateway = self._gateway_of(connection)
+        if beat.protocol != PROTOCOL_VERSION:
+            self._lose(connection, f"speaks link protocol {beat.protocol}, this worker {PROTOCOL_VERSION}")
+        elif not beat.known:
+            self._send(connection, self._hello)
+        elif gateway is not None and gateway.pause_s != _FIRST_PAUSE_S:
+            gateway.pause_s = _FIRST_PAUSE_S
+
+    def _beat(self, now: float) -> None:
+        assert self.scheduler is not None
+        for connection in list(self._by_number.values()):
+            if connection.up and now - connection.seen_at > DEAD_AFTER_S:
+                self._lose(connection, f"silent for {DEAD_AFTER_S:g} s")
+        stuck = self.scheduler.stuck_for() > self._stuck_after_s
+        if stuck != self._is_stuck:
+            self._is_stuck = stuck
+            logger.error("the engine is stuck: no more heartbeats" if stuck else "the engine goes on")
+        if not stuck:
+            scheduler = self.scheduler
+            beat = Heartbeat(scheduler.sessions, scheduler.capacity, scheduler.queue_ms, scheduler.steps)
+            for connection in list(self._by_number.values()):
+                if connection.up:
+                    self._send(connection, beat)
+        self._on_tick()
+
+    def _flush(self) -> None:
+        if self._goodbye is not None:
+            for connection in list(self._by_number.values()):
+                if connection.up:
+                    self._send(connection, Goodbye(self._goodbye))
+            self._goodbye = None
+        while self._outbox:
+            number, message = self._outbox.popleft()
+            if number in self._by_number:
+                self._send(self._by_number[number], message)
+            else:
+                self.dropped += 1
+
+    def _send(self, connection: _Connection, message: FromWorker) -> None:
+        try:
+            connection.socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._lose(connection, "takes no more messages")
+
+    def _lose(self, connection: _Connection, reason: str) -> None:
+        assert self.scheduler is not None
+        gateway = self._gateway_of(connection)
+        if gateway is None:
+            return
+        logger.warning("gateway {}: {}; connecting anew in {:.1f} s", connection.endpoint, reason, gateway.pause_s)
+        self.scheduler.drop_gateway(connection.number)
+        self._hang_up(connection)
+        gateway.connection = None
+        gateway.retry_at = time.monotonic() + gateway.pause_s * random.uniform(0.8, 1.2)
+        gateway.pause_s = min(_LONGEST_PAUSE_S, gateway.pause_s * 2)
+
+    def _hang_up(self, connection: _Connection) -> None:
+        del self._by_number[connection.number]
+        connection.socket.disable_monitor()
+        connection.watcher.close(0)
+        connection.socket.close()
+
+    def _gateway_of(self, connection: _Connection) -> _Gateway | None:
+        return next((g for g in self._gateways if g.connection is connection), None)
