@@ -24,7 +24,13 @@ from tools.parity.fixture import Comparison, ParityError, fixture_names, open_fi
 from tools.parity.runners import check
 from worker.models.weights.checkpoints import first_line
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         rows += results
         for row in results:
             verdict = "" if row.passed else "  BEYOND"
-            unit = " (relative)" if row.unit == "relative" else ""
+            unit = "" if row.unit == "abs" else f" ({row.unit})"
             print(f"{row.network:<16} {row.item:<28} {row.error:10.2e} {row.tolerance:10.1e}{unit}{verdict}")
     beyond = sum(not row.passed for row in rows)
     print(f"{len(rows)} items, {beyond} beyond tolerance, {len(failures)} fixtures that cannot be run")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from worker.models.weights import checkpoints
 
 DEFAULT_TOLERANCE = 1e-4
+WIDER = {kind: 3e-4 for kind in ("hubert", "astral", "cfm_v2", "timbre_v2")}  # where no manifest says so
 CONSTANTS = ("input_pos", "freqs", ".filter", "num_batches_tracked")
 WEIGHTLESS = ("mel", "fbank")
 
@@ -38,6 +40,12 @@ LOWER_PRECISION_TOLERANCES: Mapping[torch.dtype, Mapping[str, float]] = {
         "rmvpe": 0.02,
         "whisper": 0.15,
         "xlsr": 0.16,
+        "ar_v2": 0.15,
+        "astral": 0.41,
+        "cfm_v2": 0.16,
+        "dit_v2": 0.065,
+        "hubert": 0.72,
+        "timbre_v2": 0.13,
     },
     torch.float16: {
         "bigvgan": 0.006,
@@ -49,6 +57,12 @@ LOWER_PRECISION_TOLERANCES: Mapping[torch.dtype, Mapping[str, float]] = {
         "rmvpe": 0.0025,
         "whisper": 0.02,
         "xlsr": 0.02,
+        "ar_v2": 0.02,
+        "astral": 0.06,
+        "cfm_v2": 0.02,
+        "dit_v2": 0.0085,
+        "hubert": 0.11,
+        "timbre_v2": 0.017,
     },
 }
 SIZED = tuple(name for name in checkpoints.NETWORKS if name not in ("cfm", "regulator"))  # those two fit any size
@@ -60,7 +74,7 @@ class ParityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One recorded item against ours. ``unit``: of the error and the tolerance, ``abs`` or ``relative``."""
+    """One recorded item against ours. ``unit``: of the error and the tolerance, ``abs``, ``relative`` or ``share``."""
 
     network: str
     item: str
@@ -125,6 +139,21 @@ class Fixture:
             yield self.compare(item if len(ours) == 1 else f"{item}[{row}]", a, b)
 
 
+def stack(items: list[Tensor], dim: int) -> tuple[Tensor, Tensor]:
+    """Items ``[b, ...]`` as one batch, padded at the end of axis ``dim``, and the length of each row."""
+    longest = max(item.shape[dim] for item in items)
+    rows = sum(len(item) for item in items)
+    shape = list(items[0].shape)
+    shape[0], shape[dim] = rows, longest
+    out = items[0].new_zeros(shape)
+    lens, row = [], 0
+    for item in items:
+        out[row : row + len(item)].narrow(dim, 0, item.shape[dim]).copy_(item)
+        lens += [item.shape[dim]] * len(item)
+        row += len(item)
+    return out, torch.tensor(lens, device=out.device)
+
+
 def synthetic_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The weight that belongs to a checkpoint's ``name``: the recipe behind the recorded outputs."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
@@ -175,16 +204,22 @@ def fixture_names(folder: Path, only: Iterable[str] = ()) -> list[str]:
         )
     if not found:
         raise ParityError(f"{folder}: no .npz fixtures in it")
-    return sorted(wanted or found, key=lambda name: name.replace("dit_", "cfm_"))
+    return sorted(wanted or found, key=lambda name: re.sub("^(dit|timbre)_", "cfm_", name))
 
 
 def network_of(name: str) -> str:
     """The network of a fixture called ``NETWORK`` or ``NETWORK_anything``."""
-    name = name.replace("dit_", "cfm_")
+    name = re.sub("^(dit|timbre)_", "cfm_", name)
     for known in (*WEIGHTLESS, *SIZED):
         if name == known or name.startswith(f"{known}_"):
             return known
     raise ParityError(f"is of no network known here ({', '.join((*WEIGHTLESS, *SIZED))})")
+
+
+def of_kind(values: Mapping[str, float], name: str, otherwise: float) -> float:
+    """The value of a fixture's kind, which its name begins with; the longest kind counts."""
+    kinds = [kind for kind in values if name == kind or name.startswith(f"{kind}_")]
+    return values[max(kinds, key=len)] if kinds else otherwise
 
 
 def open_fixture(
@@ -202,6 +237,6 @@ def open_fixture(
     keys = folder / (entry.get("keys") or f"{network_name}.keys.json")
     if network_name not in WEIGHTLESS and not keys.is_file():
         raise ParityError(f"lacks {keys.name}")
-    tolerance = entry.get("atol", DEFAULT_TOLERANCE)
-    tolerance = LOWER_PRECISION_TOLERANCES.get(dtype, {}).get(name.split("_")[0], tolerance)
+    tolerance = entry.get("atol", of_kind(WIDER, name, DEFAULT_TOLERANCE))
+    tolerance = of_kind(LOWER_PRECISION_TOLERANCES.get(dtype, {}), name, tolerance)
     return Fixture(name, network_name, content, keys, tolerance, torch.device(device), dtype)

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tools.parity.fixture import Comparison, Fixture, ParityError
+from tools.parity import runners_v2
+from tools.parity.fixture import Comparison, Fixture, ParityError, stack
 from worker.models.published import bigvgan, campplus, fbank, hift, mel, rmvpe, whisper, xlsr
 from worker.models.seedvc import dit, flow, regulator
 from worker.models.seedvc.wavenet import LAYERS, MARGIN
@@ -67,21 +68,6 @@ def run_cfm(fixture: Fixture) -> Iterator[Comparison]:
             expected = fixture.tensor(f"out_{name}")
             yield fixture.compare(name, ours[row : row + len(expected), :, : expected.shape[-1]], expected)
             row += len(expected)
-
-
-def stack(items: list[Tensor], dim: int) -> tuple[Tensor, Tensor]:
-    """Items ``[b, ...]`` as one batch, padded at the end of axis ``dim``, and the length of each row."""
-    longest = max(item.shape[dim] for item in items)
-    rows = sum(len(item) for item in items)
-    shape = list(items[0].shape)
-    shape[0], shape[dim] = rows, longest
-    out = items[0].new_zeros(shape)
-    lens, row = [], 0
-    for item in items:
-        out[row : row + len(item)].narrow(dim, 0, item.shape[dim]).copy_(item)
-        lens += [item.shape[dim]] * len(item)
-        row += len(item)
-    return out, torch.tensor(lens, device=out.device)
 
 
 def run_regulator(fixture: Fixture) -> Iterator[Comparison]:
@@ -252,14 +238,28 @@ RUNNERS: Mapping[str, Runner] = {
     "rmvpe": run_rmvpe,
     "xlsr": run_xlsr,
     "whisper": run_whisper,
+    "hubert": runners_v2.run_hubert,
+    "astral": runners_v2.run_astral,
+    "regulator_v2": runners_v2.run_regulator2,
+    "regulator_ar_v2": runners_v2.run_regulator2,
+    "dit_v2": runners_v2.run_dit2,
+    "cfm_v2": runners_v2.run_cfm2,
+    "timbre_v2": runners_v2.run_timbre,
+    "ar_v2": runners_v2.run_ar,
 }
+
+
+def runner_of(name: str) -> Runner:
+    """Of a fixture called ``KIND`` or ``KIND_anything``: the longest kind that fits."""
+    kinds = [kind for kind in RUNNERS if name == kind or name.startswith(f"{kind}_")]
+    return RUNNERS[max(kinds, key=len)]
 
 
 @torch.inference_mode()
 def check(fixture: Fixture) -> list[Comparison]:
     """Run one fixture. Raises ``ParityError`` if it cannot be."""
     try:
-        results = list(RUNNERS[fixture.name.split("_")[0]](fixture))
+        results = list(runner_of(fixture.name)(fixture))
         if not results:
             raise ParityError("has no output to compare with")
         return results

@@ -73,14 +73,23 @@ class Xlsr(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(config.width)
 
+    def convolved(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        """As ``forward``; what the convolutions make of the wave, ``[B, frame_count(n), conv_width]``."""
+        x = normalise(wave, lens)[:, None].to(self.projection.weight.dtype)
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x.transpose(1, 2)
+
+    def projected(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        """As ``forward``; what enters the transformer, before positions, ``[B, frame_count(n), width]``."""
+        out: Tensor = self.projection(self.conv_norm(self.convolved(wave, lens)))
+        return out
+
     def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
         """wave: ``[B, n]`` at 16 kHz, any level, at least 400 samples. lens: int64 ``[B]``, valid samples of each item
         (None: all); beyond an item's ``frame_count`` the result is meaningless. Returns ``[B, frame_count(n), width]``.
         """
-        x = normalise(wave, lens)[:, None].to(self.projection.weight.dtype)
-        for layer in self.conv_layers:
-            x = layer(x)
-        x = self.projection(self.conv_norm(x.transpose(1, 2)))
+        x = self.projected(wave, lens)
         key_mask = None
         if lens is not None:
             valid = torch.arange(x.shape[1], device=x.device) < frame_count(lens)[:, None]

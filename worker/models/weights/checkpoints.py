@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from worker.models.published import bigvgan, campplus, hift, rmvpe, whisper, xlsr
 from worker.models.seedvc import dit, regulator
+from worker.models.seedvc2 import ar, astral, hubert
+from worker.models.seedvc2 import dit as dit2
+from worker.models.seedvc2 import regulator as regulator2
 
 Entries = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -75,6 +78,14 @@ CAMPPLUS_RENAME: Rules = (
     (r"^dense\.", "xvector.dense."),
     (r"nonlinear(\d?)\.batchnorm\.", r"norm\1."),
 )
+DIT2_IGNORE = (
+    r"(^|\.)(freqs_cis|causal_mask|input_pos)$",
+    r"^(x_embedder|skip_linear|content_mask_embedder)\.",
+)
+AR_IGNORE = (r"(^|\.)(freqs_cis|causal_mask|k_cache|v_cache)$", r"^codebook_", r"^style_in\.", r"^model\.codebook_")
+AR_RENAME: Rules = ((r"^model\.", ""),)
+ASTRAL_RENAME: Rules = ((r"^(encoder|quantizer)\.", ""),)
+ASTRAL_IGNORE = (r"^quantizer\.(mask$|project_out\.)", r"^(decoder|asr_decoder)\.")
 XLSR_RENAME: Rules = (
     (r"^feature_extractor\.conv_layers\.", "conv_layers."),
     (r"^feature_projection\.layer_norm\.", "conv_norm."),
@@ -95,6 +106,9 @@ WHISPER_RENAME: Rules = (
 )
 
 SEED_VC = "Plachta/Seed-VC"
+ASTRAL = "Plachta/ASTRAL-quantization"
+CFM2_FILE = "v2/cfm_small.pth"
+AR2_FILE = "v2/ar_base.pth"
 TINY_FILE = "DiT_uvit_tat_xlsr_ema.pth"
 SMALL_FILE = "DiT_seed_v2_uvit_whisper_small_wavenet_bigvgan_pruned.pth"
 BASE_FILE = "DiT_seed_v2_uvit_whisper_base_f0_44k_bigvgan_pruned_ft_ema_v2.pth"
@@ -111,6 +125,10 @@ def _regulator(file: str, config: regulator.RegulatorConfig | None = None) -> Ne
     return Network(
         layout, regulator.LengthRegulator, lambda shapes: config or regulator.RegulatorConfig.from_shapes(shapes)
     )
+
+
+def _astral(file: str, config: astral.AstralConfig) -> Network:
+    return Network(Layout(ASTRAL, file, rename=ASTRAL_RENAME, ignore=ASTRAL_IGNORE), astral.Astral, lambda _: config)
 
 
 def _bigvgan(repository: str, config: bigvgan.BigVganConfig) -> Network:
@@ -159,6 +177,37 @@ NETWORKS: Mapping[str, Network] = {
         ),
         whisper.WhisperEncoder,
         lambda shapes: whisper.WhisperConfig(),
+    ),
+    "hubert_v2": Network(
+        Layout(
+            "facebook/hubert-large-ll60k",
+            "pytorch_model.bin",
+            prefixes=("hubert.", ""),
+            rename=XLSR_RENAME,
+            ignore=(r"^masked_spec_embed$", r"^encoder\.layers\.(1[89]|2[0-3])\.", r"^encoder\.layer_norm\."),
+        ),
+        hubert.Hubert,
+        lambda shapes: hubert.LARGE,
+    ),
+    "astral_wide": _astral("bsq2048/bsq2048_light.pth", astral.WIDE),
+    "astral_narrow": _astral("bsq32/bsq32_light.pth", astral.NARROW),
+    "cfm_v2": Network(
+        Layout(SEED_VC, CFM2_FILE, ("net", "cfm"), ("estimator.",), ignore=DIT2_IGNORE),
+        dit2.DiT2,
+        dit2.DiT2Config.from_shapes,
+    ),
+    "regulator_v2": Network(
+        Layout(SEED_VC, CFM2_FILE, ("net", "length_regulator"), ignore=(r"^mask_token$",)),
+        regulator2.CodeRegulator,
+        lambda shapes: regulator2.CFM,
+    ),
+    "ar_v2": Network(
+        Layout(SEED_VC, AR2_FILE, ("net", "ar"), rename=AR_RENAME, ignore=AR_IGNORE), ar.ArModel, lambda shapes: ar.BASE
+    ),
+    "regulator_ar_v2": Network(
+        Layout(SEED_VC, AR2_FILE, ("net", "length_regulator"), ignore=(r"^mask_token$",)),
+        regulator2.CodeEmbedding,
+        lambda shapes: regulator2.AR,
     ),
 }
 

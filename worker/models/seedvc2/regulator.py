@@ -1,0 +1,74 @@
+"""Length regulators of V2: codes to the conditions of the transformer (wide) and of the AR model (narrow).
+
+    wide codes -> embedding -> nearest interpolation -> 4 x (conv, group norm, Mish)        narrow codes -> embedding
+
+The group norm spans all frames of an item, so it is taken over the valid ones; a stream gives its own moments in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worker.models.seedvc.regulator import ItemNorm, nearest_index
+
+STAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRegulatorConfig:
+    codes: int
+    width: int
+
+
+CFM = CodeRegulatorConfig(codes=2048, width=512)
+AR = CodeRegulatorConfig(codes=32, width=768)
+
+
+class CodeRegulator(nn.Module):
+    """Codes to mel frames."""
+
+    def __init__(self, config: CodeRegulatorConfig = CFM) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = nn.Embedding(config.codes, width)
+        stages = [(nn.Conv1d(width, width, 3, padding=1), ItemNorm(width), nn.Mish()) for _ in range(STAGES)]
+        self.model = nn.ModuleList(layer for stage in stages for layer in stage)
+
+    def forward(
+        self, codes: Tensor, length: int, *, target_lens: Tensor | None = None, code_lens: Tensor | None = None
+    ) -> Tensor:
+        """codes: int64 ``[B, N]``. length: frames ``M`` of the result. The lens, int64 ``[B]``, are each item's valid
+        frames (None: all of them). Returns ``[B, M, width]``, zero beyond an item's target length.
+        """
+        count = codes.new_full((codes.shape[0],), length)
+        targets = count if target_lens is None else target_lens
+        sources = codes.new_full((codes.shape[0],), codes.shape[1]) if code_lens is None else code_lens
+        index = nearest_index(sources, targets, length)
+        return self.frames(codes.gather(1, index), targets)
+
+    def frames(self, codes: Tensor, lens: Tensor) -> Tensor:
+        """The same for a code a mel frame, int64 ``[B, M]``."""
+        valid = (torch.arange(codes.shape[1], device=codes.device) < lens[:, None])[:, None]
+        x = self.embedding(codes).transpose(1, 2) * valid
+        for layer in self.model:
+            x = layer(x, valid, lens) if isinstance(layer, ItemNorm) else layer(x)
+            if isinstance(layer, nn.Mish):
+                x = x * valid  # what lies beyond the end must look like the next convolution's zero padding
+        return x.transpose(1, 2)
+
+
+class CodeEmbedding(nn.Module):
+    """Narrow codes ``[B, N]`` to the AR model's condition ``[B, N, width]``."""
+
+    def __init__(self, config: CodeRegulatorConfig = AR) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.codes, config.width)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        out: Tensor = self.embedding(codes)
+        return out

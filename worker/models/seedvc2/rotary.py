@@ -1,0 +1,18 @@
+"""Rotary positions as the published V2 networks were trained with them: cosine and sine rounded to bfloat16.
+
+Su et al., "RoFormer" (2021). Unrounded, the transformer's velocity differs by up to 7e-4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worker.models.seedvc.dit import HEAD_WIDTH, ROTARY_BASE
+
+
+def rounded_table(positions: Tensor) -> Tensor:
+    """positions: int64 ``[..., N]``. Returns float32 ``[..., N, HEAD_WIDTH / 2, 2]``, cosine and sine."""
+    exponents = torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32, device=positions.device) / HEAD_WIDTH
+    angles = positions.float()[..., None] * (1.0 / ROTARY_BASE**exponents)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).bfloat16().float()
