@@ -204,7 +204,7 @@ def fixture_names(folder: Path, only: Iterable[str] = ()) -> list[str]:
         )
     if not found:
         raise ParityError(f"{folder}: no .npz fixtures in it")
-    return sorted(wanted or found, key=lambda name: re.sub("^(dit|timbre)_", "cfm_", name))
+    return sorted(wanted or found, key=lambda name: (re.sub("^(dit|timbre)_", "cfm_", name), name))
 
 
 def network_of(name: str) -> str:
