@@ -10,8 +10,8 @@ STAMP := $(VENV)/.installed
 run: venv
 	$(BIN)/python -m tools.demo
 
-test: venv lint
-	$(BIN)/python -m pytest
+test: venv
+	$(BIN)/python -m tests
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,8 +1,6 @@
 """``python -m tools.evaluate_shift``: see ``tools.quality.evaluate_shift``."""
 
-import sys
-
 from tools.quality.evaluate_shift import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -156,10 +156,14 @@ def run(converter: FileConverter, jobs: list[Job], rate: int) -> None:
         Outputs([job.output for job in jobs], rate) as outputs,
         tqdm(total=round(total_s, 1), unit="s", bar_format="{l_bar}{bar}| {n:.1f}/{total} s") as bar,
     ):
+
+        def advance(seconds: float) -> None:
+            bar.update(min(seconds, float(bar.total or 0) - bar.n))
+
         converter.convert(
             [job.recording for job in jobs],
             outputs.write,
-            lambda seconds: bar.update(min(seconds, bar.total - bar.n)) and None,
+            advance,
         )
     took = time.monotonic() - began
     for job in jobs:

@@ -1,8 +1,6 @@
 """``python -m tools.ws_client``: see ``tools.client.ws_client``."""
 
-import sys
-
 from tools.client.ws_client import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

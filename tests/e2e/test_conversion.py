@@ -74,6 +74,7 @@ async def test_silence_stays_silence(service: Serve) -> None:
     assert not made.output().any()
 
 
+@pytest.mark.serial
 async def test_eight_callers_get_each_their_own(service: Serve) -> None:
     voices = [VOICES[i % 3] for i in range(8)]
     sources = [read_source(path, 16_000)[: 16_000 * 8] for path in (SAMPLE, MALE)]

@@ -118,11 +118,22 @@ async def test_a_session_may_choose_within_limits(pool: Pool) -> None:
         assert words in str(caught.value)
 
 
+async def callers_with_room(pool: Pool, most: int = 3) -> int:
+    """So many callers as one worker keeps with two thirds of its time to spare, on this machine as it is now."""
+    made = await convert(pool)
+    assert made.complete is not None
+    ms_a_block = made.complete["session_ms"] / made.complete["chunks_processed"]
+    return max(1, min(most, int(int(SETTINGS["WORKER__BLOCK_MS"]) / 3 / ms_a_block)))
+
+
+@pytest.mark.serial
 async def test_a_worker_that_dies_loses_nobody(pool: Pool) -> None:
+    """At most one concealed block is promised where capacity is there: so many callers as the other worker can keep."""
     config = CallConfig(pool.url, KEY, real_time=True)
     wave = read_source(SAMPLE, 16_000)[: 5 * 16_000]
+    callers = await callers_with_room(pool)
     async with aiohttp.ClientSession() as http:
-        calls = [asyncio.create_task(call(http, config, wave)) for _ in range(3)]
+        calls = [asyncio.create_task(call(http, config, wave)) for _ in range(callers)]
         await asyncio.sleep(2.0)
         victim = pool.working[0]
         victim.kill()

@@ -42,6 +42,7 @@ async def talk(serve: Serve, wave: np.ndarray[Any, Any]) -> Call:
         return await call(http, CallConfig(serve.url, KEY), wave)
 
 
+@pytest.mark.serial
 async def test_a_worker_killed_in_a_call_costs_at_most_a_block_and_comes_back(pair: Serve) -> None:
     wave = read_source(SAMPLE, 16_000)[: 16_000 * 5]
     undisturbed = await talk(pair, wave)

@@ -101,7 +101,7 @@ def measure(setting: Setting, repeats: int, ceiling: float) -> dict[str, Any]:
             click.echo(f"  B = {size}: no memory")
             break
         achieved = work * size / timing.median_ms / 1e9
-        row = {
+        row: dict[str, Any] = {
             "batch": size,
             "median_ms": timing.median_ms,
             "p95_ms": timing.p95_ms,

@@ -185,7 +185,7 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-_paths = {"multiple": True, "required": True, "type": click.Path(path_type=Path)}
+_paths: dict[str, Any] = {"multiple": True, "required": True, "type": click.Path(path_type=Path)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -94,7 +94,7 @@ class Calls:
         padded = np.pad(wave, (0, delay + -(len(wave) + delay) % size))
         blocks = np.clip(padded * 32768, -32768, 32767).astype(np.int16).reshape(-1, size)
         out = [pool.step([slot], [block], steps=self.steps).blocks[0].samples for block in blocks]
-        made = to_16_khz(np.concatenate(out).astype(np.float32) / 32768, rate)
+        made = to_16_khz((np.concatenate(out) / 32768).astype(np.float32), rate)
         return made[delay : delay + len(wave)]
 
 

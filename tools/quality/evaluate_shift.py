@@ -97,7 +97,7 @@ def stream(pool: StreamPool, voice: str, pcm: Pcm) -> Pcm:
 
 def whole(engine: ShiftEngine, voice: str, pcm: Pcm) -> Pcm:
     """``pcm`` converted at once."""
-    out = engine.convert_whole(pcm.astype(np.float32) / 32768, voice)
+    out = engine.convert_whole((pcm / np.float32(32768)).astype(np.float32), voice)
     return np.clip(np.round(out * 32768), -32768, 32767).astype(np.int16)
 
 

@@ -74,7 +74,7 @@ class Sampler:
         wave, classes, components = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return wave, classes.long(), components.float()
 
-    def row(self, name: str) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+    def row(self, name: str) -> tuple[np.ndarray, ...]:
         low, high = (math.log(bound) for bound in PITCHES)
         percent = 100 if self.rng.random() < AS_IT_IS else round(100 * math.exp(self.rng.uniform(low, high)))
         whole, count = self.waves[name], FRAMES * SAMPLES_A_FRAME
@@ -109,7 +109,7 @@ def perturb(log_mel: Tensor) -> Tensor:
     return torch.where(noisy, power.log10(), log_mel).clamp(min=-10)
 
 
-def cut(frames: np.ndarray, begin: int, count: int, fill: float) -> np.ndarray:  # type: ignore[type-arg]
+def cut(frames: np.ndarray, begin: int, count: int, fill: float) -> np.ndarray:
     """``count`` frames from ``begin``, filled up at the end."""
     piece = frames[begin : begin + count].astype(np.float32)
     return np.pad(piece, ((0, count - len(piece)), *((0, 0),) * (piece.ndim - 1)), constant_values=fill)

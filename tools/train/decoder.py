@@ -78,7 +78,7 @@ def prepare(dit: DiT, regulator: LengthRegulator) -> None:
 class Batch:
     """One batch: target and prompt mels ``[B, C, T]``, contents ``[B, N, K]``, f0 ``[B, 2 N]``, style ``[B, S]``."""
 
-    def __init__(self, parts: list[list[np.ndarray]]) -> None:  # type: ignore[type-arg]
+    def __init__(self, parts: list[list[np.ndarray]]) -> None:
         mel, prompt, heard, prompt_heard, f0, prompt_f0, style = (torch.from_numpy(np.stack(part)) for part in parts)
         self.mel, self.prompt = mel.transpose(1, 2).float(), prompt.transpose(1, 2).float()
         self.heard, self.prompt_heard = unsure(heard.float()).softmax(-1), prompt_heard.float().softmax(-1)
@@ -106,7 +106,7 @@ class Sampler:
         ]
         return Batch([list(part) for part in zip(*rows, strict=True)])
 
-    def row(self, name: str, source: int, prompt: int) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+    def row(self, name: str, source: int, prompt: int) -> tuple[np.ndarray, ...]:
         rng = self.rng
         percent = int(rng.choice(PERCENTS, p=self.shares))
         other = percent if rng.random() < SAME_VOICE else int(rng.choice([p for p in PERCENTS if p != percent]))
@@ -128,13 +128,13 @@ class Sampler:
         """A first frame, where a content frame begins too."""
         return 5 * int(self.rng.integers(0, max(1, (length - count) // 5)))
 
-    def heard(self, name: str, percent: int, other: int, begin: int, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def heard(self, name: str, percent: int, other: int, begin: int, count: int) -> np.ndarray:
         """Logits of version ``other`` at the moments of ``count`` mel frames of version ``percent``."""
         content = self.store.get(name, f"logits{other}")
         at = (begin * 4 // 5 + np.arange(count * 4 // 5)) * percent / other
         return content[np.clip(np.round(at).astype(int), 0, len(content) - 1)]
 
-    def f0(self, name: str, percent: int, begin: int, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def f0(self, name: str, percent: int, begin: int, count: int) -> np.ndarray:
         track = self.store.get(name, "f0")
         at = (begin * 8 // 5 + np.arange(count * 8 // 5)) * percent / 100
         return track[np.clip(np.round(at).astype(int), 0, len(track) - 1)] * np.float32(percent / 100)

@@ -51,7 +51,8 @@ def train(
     path, curve_path = out / f"{name}.pt", out / f"{name}.json"
     optimizer = torch.optim.AdamW(modules.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     averaged = copy.deepcopy(modules)
-    step, elapsed_s, curve = 0, 0.0, []
+    step, elapsed_s = 0, 0.0
+    curve: list[dict[str, float]] = []
     if path.exists():
         saved = torch.load(path, weights_only=True)
         modules.load_state_dict(saved["modules"])

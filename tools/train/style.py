@@ -33,7 +33,7 @@ def build(out: Path, budget: Budget) -> None:
     write(out, store, trained["style"])  # type: ignore[arg-type]
 
 
-def stretches(store: Store, name: str, percent: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+def stretches(store: Store, name: str, percent: int) -> list[np.ndarray]:
     """Mels of the stretches that the large encoder has heard."""
     mel, count = store.get(name, f"heard{percent}"), int(STYLE_S * STYLE_MEL.rate / STYLE_MEL.hop)
     return [cut(mel, int(at) // STYLE_MEL.hop, count, QUIET) for at in store.get(name, f"style_at{percent}")]

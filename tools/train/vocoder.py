@@ -58,7 +58,7 @@ class Sampler:
         wave = torch.from_numpy(np.stack([row[0] for row in rows]))
         return wave, self.mel(wave), torch.from_numpy(np.stack([row[1] for row in rows]))
 
-    def row(self, name: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def row(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         percent = int(self.rng.choice(PERCENTS))
         whole, count = self.waves[name], FRAMES * NANO.hop
         needed = count * percent // 100 + 1
