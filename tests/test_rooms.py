@@ -138,15 +138,3 @@ def test_layers_import_downwards_only(package: str, layers: tuple[set[str], ...]
         and layer(one.imported, layers) > layer(one.importer, layers) >= 0
     ]
     assert not wrong
-
-
-def test_no_file_is_two_rooms() -> None:
-    """Beyond about 300 lines a file owns two things; one network is one file, whatever its length."""
-    networks = ROOT / "worker" / "models"
-    long = {
-        str(path.relative_to(ROOT)): lines
-        for package in PACKAGES
-        for _, path in modules(package)
-        if networks not in path.parents and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 330
-    }
-    assert not long
