@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,7 @@ def run_cfm2(fixture: Fixture) -> Iterator[Comparison]:
 def run_timbre(fixture: Fixture) -> Iterator[Comparison]:
     """Codes to joined sound, with windows as the original cuts them, all windows in one batch."""
     estimator: dit.DiT2 = fixture.network()
-    codes_to_frames: regulator.CodeRegulator = beside(fixture, "regulator_v2")
+    codes_to_frames = cast(regulator.CodeRegulator, beside(fixture, "regulator_v2"))
     for item in fixture.suffixes("in_source_codes_"):
         prompt, style = fixture.tensor(f"in_target_mel_{item}"), fixture.tensor(f"in_style_{item}")
         a, s = fixture.tensor(f"in_rates_{item}").tolist()
@@ -237,7 +238,7 @@ def joined(pieces: list[Tensor]) -> Tensor:
 def run_ar(fixture: Fixture) -> Iterator[Comparison]:
     """Prefills in one batch of unequal lengths, then each item's tokens with its own sampling and noise."""
     model: ar.ArModel = fixture.network()
-    embed: regulator.CodeEmbedding = beside(fixture, "regulator_ar_v2")
+    embed = cast(regulator.CodeEmbedding, beside(fixture, "regulator_ar_v2"))
     items = fixture.suffixes("in_narrow_")
     conditions = [embed(fixture.tensor(f"in_narrow_{item}"))[0] for item in items]
     prompts = [fixture.tensor(f"in_prompt_{item}")[0] for item in items]
