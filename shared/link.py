@@ -8,18 +8,17 @@ is noticed, and nothing blocks.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
+from shared.addresses import bracketed, is_loopback
 from shared.config import ConfigError, LinkConfig, resolve
 from shared.messages import MAX_FRAME_BYTES
 
@@ -68,20 +67,11 @@ def _read_certificate(path: Path) -> tuple[bytes, bytes | None]:
 
 def check_plain(host: str, config: LinkConfig) -> None:
     """Refuse an unencrypted link beyond loopback unless the configuration allows it."""
-    if config.secret_key_file is None and not config.allow_plain and not _is_loopback(host):
+    if config.secret_key_file is None and not config.allow_plain and not is_loopback(host):
         raise LinkError(
             f"link: {host} is not loopback and no CURVE keys are named: set link.secret_key_file, "
             "or link.allow_plain: true on a network you trust"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def authenticator(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> ThreadAuthenticator | None:
@@ -121,26 +111,14 @@ def bind_router(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> 
     if keys is not None:
         socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
         socket.curve_server = True
-    host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+    endpoint = f"tcp://{bracketed(config.host)}:{config.port}"
     try:
-        socket.bind(f"tcp://{host}:{config.port}")
+        socket.bind(endpoint)
     except zmq.ZMQError as error:
         socket.close(0)
         hint = " (another gateway? FASTVC_LINK__PORT chooses another)" if error.errno == zmq.EADDRINUSE else ""
-        raise LinkError(f"link: cannot bind tcp://{host}:{config.port}: {error.strerror}{hint}") from None
+        raise LinkError(f"link: cannot bind {endpoint}: {error.strerror}{hint}") from None
     return socket
-
-
-def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of ``tcp://HOST:PORT``. Raises `LinkError`."""
-    parts = urlsplit(endpoint)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "tcp" or not parts.hostname or not port or parts.path:
-        raise LinkError(f"gateway address {endpoint!r}: write tcp://HOST:PORT")
-    return parts.hostname, port
 
 
 def connect_dealer(

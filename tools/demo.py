@@ -14,8 +14,9 @@ import time
 import urllib.error
 import urllib.request
 
+from shared.addresses import base_url
 from shared.config import ROOT, ConfigError, load
-from tools.service.supervisor import PortTaken, base_url, check_port, start_child
+from tools.service.supervisor import PortTaken, check_port, start_child
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 OUTPUT = "outputs/demo.wav"
@@ -39,7 +40,7 @@ def wait_until_ready(url: str, service: subprocess.Popen[bytes], timeout_s: floa
 
 def stream_sample(url: str, api_key: str) -> int:
     """Stream the sample with the client that users have; its exit code."""
-    command = [sys.executable, "-m", "tools.ws_client", "--url", url.replace("http", "ws", 1) + "/ws"]
+    command = [sys.executable, "-P", "-m", "tools.ws_client", "--url", url.replace("http", "ws", 1) + "/ws"]
     command += ["--api-key", api_key, "--source-wav-path", str(SAMPLE), "--output", OUTPUT, "--real-time"]
     return subprocess.run(command, check=False).returncode
 
@@ -56,7 +57,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     url = base_url(config)
-    service = start_child([sys.executable, "-m", "tools.service.cli", "serve"])
+    service = start_child([sys.executable, "-P", "-m", "tools.service.cli", "serve"])
     stopping = False
 
     def stop(*_: object) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from loguru import logger
 
+from shared.addresses import parse_endpoint
 from shared.config import Config, ConfigError
-from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys, parse_endpoint
+from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
 from shared.state import remove_state, write_state

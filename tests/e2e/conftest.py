@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,16 +18,11 @@ from typing import Any
 
 import pytest
 
+from shared.addresses import free_port
 from shared.config import ROOT
 
 KEY = "an-end-to-end-key"
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -16,11 +16,12 @@ import aiohttp
 import numpy as np
 import pytest
 
+from shared.addresses import free_port
 from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 
-from .conftest import KEY, SAMPLE, Serve, free_port
+from .conftest import KEY, SAMPLE, Serve
 
 _WORKER = """
 import sys

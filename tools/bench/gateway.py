@@ -35,6 +35,7 @@ import opuslib
 import psutil
 
 from gateway.codecs import OpusDecoder, OpusEncoder, PcmEncoder
+from shared.addresses import free_port
 from shared.config import ROOT
 from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
 from tools.client.latency import answer_latencies_ms, summarise
@@ -43,13 +44,6 @@ SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 KEY = "bench-gateway-key"
 BLOCK_MS = 200
 FLOOR_REPEATS = 7
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,22 @@ from typing import Any
 import click
 import psutil
 
-from shared.config import ROOT, Config, ConfigError, load
+from gateway.__main__ import main as gateway_command
+from shared.addresses import base_url
+from shared.config import ROOT, Config, ConfigError
+from shared.options import Command, address_options, as_arguments, load_options, profile_options
 from shared.state import read_states
+from worker.__main__ import main as worker_command
 
 _AFTER_GRACE_S = 15.0  # what stopping may take once the sessions' grace is over
 _PROGRESS_S = 5.0
 
 
 class _Group(click.Group):
-    """Turns a wrong configuration into one message and exit code 2."""
+    """Its commands turn a wrong configuration into one message and exit code 2."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ConfigError as error:
-            click.echo(f"fast-vc: {error}", err=True)
-            sys.exit(2)
+    command_class = Command
+    group_class = type
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,42 +38,16 @@ def main() -> None:
     """Real-time voice conversion as a service."""
 
 
-def _profile(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--env", "profile", metavar="NAME", help="Profile config/NAME.yaml. [FASTVC_ENV, default]")(
-        command
-    )
-    return click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file.")(
-        command
-    )
-
-
-def _address(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--port", type=click.IntRange(0, 65_535), help="HTTP and WebSocket port.")(command)
-    return click.option("--host", help="HTTP and WebSocket address.")(command)
-
-
-def _load(file: Path | None, profile: str | None, host: str | None = None, port: int | None = None) -> Config:
-    if file is not None and profile is not None:
-        raise click.UsageError("--config and --env exclude each other")
-    config = load(file, profile)
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    return config.model_copy(update={"gateway": config.gateway.model_copy(update=given)})
-
-
-def _as_options(**options: object) -> list[str]:
-    return [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]
-
-
 @main.command()
-@_profile
-@_address
+@profile_options
+@address_options
 @click.option("--workers", type=click.IntRange(0, 64), help="Local workers. [serve.workers]")
 def serve(file: Path | None, profile: str | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway and its local workers; restart what dies."""
     from shared.log import configure
     from tools.service.supervisor import PortTaken, Supervisor, check_port, local_children
 
-    config = _load(file, profile, host, port)
+    config = load_options(file, profile, host, port)
     if config.gateway.port == 0 or config.link.port == 0:
         raise ConfigError("serve: gateway.port and link.port must be numbers other than 0")
     try:
@@ -83,13 +57,11 @@ def serve(file: Path | None, profile: str | None, host: str | None, port: int | 
         sys.exit(1)
     configure("serve", config.log)
     count = config.serve.workers if workers is None else workers
-    children = local_children(config, count, _as_options(config=file, env=profile), _as_options(host=host, port=port))
+    children = local_children(config, count, as_arguments(config=file, env=profile), as_arguments(host=host, port=port))
     sys.exit(Supervisor(config, children, lambda: _welcome(config, count)).run())
 
 
 def _welcome(config: Config, workers: int) -> None:
-    from tools.service.supervisor import base_url
-
     url = base_url(config)
     click.echo(
         f"\nFast-VC Pool is ready: {workers} local worker{'' if workers == 1 else 's'}, model {config.worker.model}\n"
@@ -101,39 +73,16 @@ def _welcome(config: Config, workers: int) -> None:
     )
 
 
-@main.command()
-@_profile
-@_address
-def gateway(file: Path | None, profile: str | None, host: str | None, port: int | None) -> None:
-    """Run a gateway alone; workers on any host connect to its link port."""
-    config = _load(file, profile, host, port)
-    from gateway.app import run
-
-    sys.exit(run(config))
+main.add_command(gateway_command)
+main.add_command(worker_command)
 
 
 @main.command()
-@_profile
-@click.option("--gateway", "gateways", multiple=True, metavar="tcp://HOST:PORT", help="A gateway's link; repeatable.")
-@click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
-@click.option("--id", "worker_id", help="Name of this worker, unique in the pool. [HOST-PID]")
-def worker(
-    file: Path | None, profile: str | None, gateways: tuple[str, ...], device: str | None, worker_id: str | None
-) -> None:
-    """Run a worker alone, for one gateway or several."""
-    config = _load(file, profile)
-    from tools.service.supervisor import link_endpoint
-    from worker.main import run
-
-    sys.exit(run(config, list(gateways) or [link_endpoint(config)], device, worker_id))
-
-
-@main.command()
-@_profile
+@profile_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def status(file: Path | None, profile: str | None, as_json: bool) -> None:
     """Show processes, workers and sessions. Exit code 1 if nothing runs."""
-    states = read_states(_load(file, profile).serve.state_dir)
+    states = read_states(load_options(file, profile).serve.state_dir)
     workers = [w for state in states if state["role"] == "gateway" for w in state.get("workers", [])]
     if as_json:
         known = ("role", "pid", "host", "port", "sessions")
@@ -171,11 +120,11 @@ def _print_status(states: list[dict[str, Any]], workers: list[dict[str, Any]]) -
 
 
 @main.command()
-@_profile
+@profile_options
 @click.option("--force", is_flag=True, help="Kill at once: sessions are cut off.")
 def stop(file: Path | None, profile: str | None, force: bool) -> None:
     """Stop everything that runs from this folder; sessions get their audio."""
-    config = _load(file, profile)
+    config = load_options(file, profile)
     states = read_states(config.serve.state_dir)
     if not states:
         click.echo("nothing is running")
@@ -236,13 +185,13 @@ def _processes(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 @main.command()
-@_profile
+@profile_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--logs", is_flag=True, help="The log files, too.")
 @click.option("--outputs", is_flag=True, help="Recordings and reports, too.")
 def clean(file: Path | None, profile: str | None, yes: bool, logs: bool, outputs: bool) -> None:
     """Remove the service's state, and if asked its logs and outputs."""
-    config = _load(file, profile)
+    config = load_options(file, profile)
     wanted = [(True, config.serve.state_dir), (logs, config.log.dir), (outputs, Path("outputs"))]
     folders = [folder for asked, folder in wanted if asked and folder.is_dir()]
     for folder in folders:
@@ -277,10 +226,10 @@ def models(context: click.Context) -> None:
 
 
 @models.command("list")
-@_profile
+@profile_options
 def list_models(file: Path | None = None, profile: str | None = None) -> None:
     """Every model's files, and which are on this machine."""
-    config = _load(file, profile)
+    config = load_options(file, profile)
     from worker.models.weights.hub import table
 
     click.echo("nano: bundled")
@@ -288,11 +237,11 @@ def list_models(file: Path | None = None, profile: str | None = None) -> None:
 
 
 @models.command()
-@_profile
+@profile_options
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def fetch(file: Path | None, profile: str | None, names: tuple[str, ...]) -> None:
     """Download what is missing of models, with progress bars."""
-    config = _load(file, profile)
+    config = load_options(file, profile)
     from worker.models.weights.checkpoints import CheckpointError
     from worker.models.weights.hub import fetch as fetch_model
 

@@ -25,7 +25,9 @@ from pathlib import Path
 
 from loguru import logger
 
+from shared.addresses import base_url, link_endpoint
 from shared.config import Config, ConfigError
+from shared.options import CONFIG_EXIT
 from shared.state import read_states, remove_state, write_state
 
 _FIRST_PAUSE_S = 0.5
@@ -34,7 +36,6 @@ _SETTLED_S = 30.0  # a child that lived this long starts over with the first pau
 _POLL_S = 0.1
 _AFTER_GRACE_S = 5.0
 _STATE_INTERVAL_S = 2.0  # written again this often, so that a lost file comes back
-CONFIG_EXIT = 2  # a child's exit code for a configuration that cannot work
 _PR_SET_PDEATHSIG = 1
 
 
@@ -217,28 +218,12 @@ def _answers(config: Config, path: str) -> bool:
         return False
 
 
-def base_url(config: Config) -> str:
-    """Where a client on this machine reaches the gateway."""
-    return f"http://{_reachable(config.gateway.host)}:{config.gateway.port}"
-
-
-def link_endpoint(config: Config) -> str:
-    """Where a worker on this machine reaches the gateway's link."""
-    return f"tcp://{_reachable(config.link.host)}:{config.link.port}"
-
-
-def _reachable(host: str) -> str:
-    """The address to connect to for one that was listened on, with the brackets that an IPv6 address needs."""
-    host = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host)
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
 def local_children(config: Config, workers: int, profile: Sequence[str], address: Sequence[str]) -> list[Child]:
     """The commands of one gateway and `workers` workers. profile: --config or --env; address: --host and --port."""
-    python = [sys.executable, "-m", "tools.service.cli"]
+    module = [sys.executable, "-P", "-m"]  # -P: packages of the working folder that bear our names are not ours
     endpoint = link_endpoint(config)
-    gateway = Child("gateway", "gateway", [*python, "gateway", *profile, *address])
+    gateway = Child("gateway", "gateway", [*module, "gateway", *profile, *address])
     return [gateway] + [
-        Child("worker", f"worker-{i}", [*python, "worker", "--gateway", endpoint, "--id", f"worker-{i}", *profile])
+        Child("worker", f"worker-{i}", [*module, "worker", "--gateway", endpoint, "--id", f"worker-{i}", *profile])
         for i in range(workers)
     ]

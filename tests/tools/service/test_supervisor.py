@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from shared.config import Config, ConfigError, GatewayConfig, LinkConfig, ServeConfig
+from shared.addresses import free_port
+from shared.config import Config, ConfigError, GatewayConfig, ServeConfig
 from shared.state import write_state
-from tools.service.supervisor import PortTaken, base_url, check_port, link_endpoint, local_children
+from tools.service.supervisor import PortTaken, check_port, local_children
 
 # Runs a Supervisor: the children are (role, name, Python source) in argv[2], the rest of the settings in argv[1].
 HARNESS = """
@@ -63,12 +64,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Running:
@@ -234,12 +229,8 @@ def test_a_lost_state_file_comes_back(start: Start) -> None:
     until(running.state_file.exists)
 
 
-def config_of(tmp_path: Path, host: str = "127.0.0.1", port: int = 8042, link_host: str = "127.0.0.1") -> Config:
-    return Config(
-        gateway=GatewayConfig(host=host, port=port),
-        link=LinkConfig(host=link_host),
-        serve=ServeConfig(state_dir=tmp_path),
-    )
+def config_of(tmp_path: Path, host: str = "127.0.0.1", port: int = 8042) -> Config:
+    return Config(gateway=GatewayConfig(host=host, port=port), serve=ServeConfig(state_dir=tmp_path))
 
 
 def test_a_taken_port_is_named_with_its_owner(tmp_path: Path) -> None:
@@ -260,24 +251,6 @@ def test_an_address_of_another_machine_is_a_wrong_configuration(tmp_path: Path) 
         check_port(config_of(tmp_path, host="192.0.2.1"))
 
 
-@pytest.mark.parametrize(
-    ("host", "reached"),
-    [
-        ("127.0.0.1", "127.0.0.1"),
-        ("0.0.0.0", "127.0.0.1"),
-        ("::", "[::1]"),
-        ("::1", "[::1]"),
-        ("[::1]", "[::1]"),
-        ("10.1.2.3", "10.1.2.3"),
-        ("localhost", "localhost"),
-    ],
-)
-def test_addresses_to_connect_to(tmp_path: Path, host: str, reached: str) -> None:
-    config = config_of(tmp_path, host=host, link_host=host)
-    assert base_url(config) == f"http://{reached}:8042"
-    assert link_endpoint(config) == f"tcp://{reached}:5555"
-
-
 def test_the_children_of_serve_get_its_profile_and_address(tmp_path: Path) -> None:
     children = local_children(config_of(tmp_path), 2, ["--env", "prod"], ["--port", "9000"])
     assert [(child.role, child.name) for child in children] == [
@@ -285,7 +258,20 @@ def test_the_children_of_serve_get_its_profile_and_address(tmp_path: Path) -> No
         ("worker", "worker-0"),
         ("worker", "worker-1"),
     ]
-    assert children[0].command[3:] == ["gateway", "--env", "prod", "--port", "9000"]
-    assert children[2].command[3:] == [
-        *("worker", "--gateway", "tcp://127.0.0.1:5555", "--id", "worker-1", "--env", "prod"),
+    python = [sys.executable, "-P", "-m"]
+    assert children[0].command == [*python, "gateway", "--env", "prod", "--port", "9000"]
+    assert children[2].command == [
+        *(*python, "worker", "--gateway", "tcp://127.0.0.1:5555", "--id", "worker-1", "--env", "prod"),
     ]
+
+
+@pytest.mark.parametrize("role", ["gateway", "worker"])
+def test_children_take_no_package_of_the_working_folder_for_ours(tmp_path: Path, role: str) -> None:
+    for package in ("shared", "gateway", "worker", "config"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('a foreign package')")
+    (tmp_path / "config" / "default.yaml").write_text("another: {program: 1}\n")
+    command = next(child.command for child in local_children(config_of(tmp_path), 1, [], []) if child.role == role)
+    help_text = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (help_text.returncode, help_text.stderr) == (0, "")
+    assert "--env NAME" in help_text.stdout

@@ -1,0 +1,61 @@
+"""Addresses: which hosts are this machine, where a peer is reached, how one is written, and free ports."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from shared.config import Config, ConfigError
+
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches what listens on `host`. A name other than localhost is not resolved."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands in a URL or an endpoint: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def reachable(host: str) -> str:
+    """The address to connect to, from this machine, for one that was listened on; IPv6 in brackets."""
+    return bracketed(_ANYWHERE.get(host.strip("[]"), host))
+
+
+def base_url(config: Config) -> str:
+    """Where a client on this machine reaches the gateway."""
+    return f"http://{reachable(config.gateway.host)}:{config.gateway.port}"
+
+
+def link_endpoint(config: Config) -> str:
+    """Where a worker on this machine reaches the gateway's link."""
+    return f"tcp://{reachable(config.link.host)}:{config.link.port}"
+
+
+def parse_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port of ``tcp://HOST:PORT``. Raises `ConfigError`."""
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "tcp" or not parts.hostname or not port or parts.path:
+        raise ConfigError(f"gateway address {endpoint!r}: write tcp://HOST:PORT")
+    return parts.hostname, port
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of `host` that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,54 @@
+"""Command-line options that choose a configuration, for every program that needs one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.config import Config, ConfigError, load
+
+CONFIG_EXIT = 2  # exit code for a configuration that cannot work: trying again is of no use
+
+
+class Command(click.Command):
+    """Turns a wrong configuration into one message and `CONFIG_EXIT`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            click.echo(f"fast-vc: {error}", err=True)
+            sys.exit(CONFIG_EXIT)
+
+
+def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``-c/--config FILE`` and ``--env NAME``, given as `file` and `profile`."""
+    command = click.option("--env", "profile", metavar="NAME", help="Profile config/NAME.yaml. [FASTVC_ENV, default]")(
+        command
+    )
+    file = click.Path(path_type=Path)
+    return click.option("-c", "--config", "file", type=file, metavar="FILE", help="A YAML file.")(command)
+
+
+def address_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--host H`` and ``-p/--port P``."""
+    command = click.option("-p", "--port", type=click.IntRange(0, 65_535), help="HTTP and WebSocket port.")(command)
+    return click.option("--host", help="HTTP and WebSocket address.")(command)
+
+
+def load_options(file: Path | None, profile: str | None, host: str | None = None, port: int | None = None) -> Config:
+    """The configuration that the options name. Raises `ConfigError`, `click.UsageError`."""
+    if file is not None and profile is not None:
+        raise click.UsageError("--config and --env exclude each other")
+    config = load(file, profile)
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    return config.model_copy(update={"gateway": config.gateway.model_copy(update=given)})
+
+
+def as_arguments(**options: object) -> list[str]:
+    """The options that are not None, as a child's command line takes them."""
+    return [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]

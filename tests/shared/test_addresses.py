@@ -1,0 +1,55 @@
+"""Addresses: one owner for what is this machine, how to reach it and how it is written."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from shared.addresses import base_url, bracketed, free_port, is_loopback, link_endpoint, parse_endpoint
+from shared.config import Config, ConfigError, GatewayConfig, LinkConfig
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "[::1]", "localhost"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "gateway.example", ""])
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_addresses_to_connect_to(host: str, reached: str) -> None:
+    config = Config(gateway=GatewayConfig(host=host), link=LinkConfig(host=host))
+    assert base_url(config) == f"http://{reached}:8042"
+    assert link_endpoint(config) == f"tcp://{reached}:5555"
+
+
+def test_an_endpoint_is_read() -> None:
+    assert parse_endpoint("tcp://gateway.example:5555") == ("gateway.example", 5555)
+    assert parse_endpoint("tcp://[::1]:5556") == ("::1", 5556)
+    assert bracketed("::1") == bracketed("[::1]") == "[::1]"
+
+
+@pytest.mark.parametrize("endpoint", ["", "127.0.0.1:5555", "tcp://host", "tcp://:1", "udp://h:1", "tcp://h:99999"])
+def test_an_endpoint_is_checked(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
+        parse_endpoint(endpoint)
+
+
+def test_a_free_port_can_be_listened_on() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", free_port()))

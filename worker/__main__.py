@@ -1,0 +1,30 @@
+"""``python -m worker`` and ``fast-vc worker``. What converting needs is imported when it starts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from shared.addresses import link_endpoint
+from shared.options import Command, load_options, profile_options
+
+
+@click.command("worker", cls=Command)
+@profile_options
+@click.option("--gateway", "gateways", multiple=True, metavar="tcp://HOST:PORT", help="A gateway's link; repeatable.")
+@click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
+@click.option("--id", "worker_id", help="Name of this worker, unique in the pool. [HOST-PID]")
+def main(
+    file: Path | None, profile: str | None, gateways: tuple[str, ...], device: str | None, worker_id: str | None
+) -> None:
+    """Run a worker alone, for one gateway or several."""
+    config = load_options(file, profile)
+    from worker.main import run
+
+    sys.exit(run(config, list(gateways) or [link_endpoint(config)], device, worker_id))
+
+
+if __name__ == "__main__":
+    main()
