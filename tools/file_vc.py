@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from shared.config import ConfigError
-from worker.engines.diffusion.offline import FileConverter, Options, Recording, SourceError, Wave
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording, SourceError, Wave
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
-from worker.factory import load_model
 from worker.main import check_device
+from worker.models.catalogue import load_model
 from worker.models.networks import Networks
 from worker.models.weights.checkpoints import CheckpointError
 from worker.models.weights.hub import DEFAULT_FOLDER
@@ -98,7 +98,7 @@ def main(
         )
         voice = Voice(reference.stem, "", reference)
         prompt = make_prompt(pipeline, voice, NANO_REFERENCE_S if model == "nano" else MAX_REFERENCE_S)
-        options = Options(
+        options = ConversionOptions(
             steps=diffusion_steps or DEFAULT_STEPS.get(model, 30),
             length_adjust=length_adjust,
             follow_pitch=f0_condition is not False,

@@ -6,6 +6,7 @@ Context roll, loudness and crossfade are not its business: see ``worker.streamin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,8 @@ from typing import Protocol
 import torch
 
 from worker.geometry import Geometry
+
+SEED_BITS = 62
 
 
 class PoolFull(RuntimeError):
@@ -119,3 +122,9 @@ class Engine(Protocol):
         raises must leave all rows as they were.
         """
         ...
+
+
+def session_seed(session_id: str) -> int:
+    """A seed in [0, 2^62) from a session's name, the same on every host."""
+    digest = hashlib.blake2b(session_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> (64 - SEED_BITS)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.config import WorkerConfig
+
 UNIT_MS = 20
+UNITS_A_SECOND = 1000 // UNIT_MS
 INPUT_RATE = 16_000
+UNIT_SAMPLES = INPUT_RATE // UNITS_A_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,8 @@ class Geometry:
         for name in ("block_units", "left_units", "crossfade_units", "search_units", "right_units"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 (20 ms), got {getattr(self, name)}")
-        if self.output_rate % 50:
-            raise ValueError(f"output_rate must be a multiple of 50 Hz, got {self.output_rate}")
+        if self.output_rate % UNITS_A_SECOND:
+            raise ValueError(f"output_rate must be a multiple of {UNITS_A_SECOND} Hz, got {self.output_rate}")
         if self.crossfade_units > self.block_units:
             raise ValueError("crossfade_units must not exceed block_units")
 
@@ -58,6 +62,18 @@ class Geometry:
         units = {f"{name}_units": value // UNIT_MS for name, value in lengths.items()}
         return cls(**units, output_rate=output_rate)
 
+    @classmethod
+    def of(cls, config: WorkerConfig, output_rate: int = INPUT_RATE) -> Geometry:
+        """The configured lengths."""
+        return cls.from_ms(
+            block_ms=config.block_ms,
+            left_ms=config.left_ms,
+            crossfade_ms=config.crossfade_ms,
+            search_ms=config.search_ms,
+            right_ms=config.right_ms,
+            output_rate=output_rate,
+        )
+
     @property
     def window_units(self) -> int:
         return self.left_units + self.crossfade_units + self.search_units + self.block_units + self.right_units
@@ -65,7 +81,7 @@ class Geometry:
     @property
     def window_samples(self) -> int:
         """Samples at 16 kHz of one window."""
-        return self.window_units * INPUT_RATE // 50
+        return self.window_units * UNIT_SAMPLES
 
     @property
     def history_samples(self) -> int:
@@ -74,12 +90,12 @@ class Geometry:
 
     @property
     def block_samples_in(self) -> int:
-        return self.block_units * INPUT_RATE // 50
+        return self.block_units * UNIT_SAMPLES
 
     @property
     def unit_samples_out(self) -> int:
         """Output samples of 20 ms."""
-        return self.output_rate // 50
+        return self.output_rate // UNITS_A_SECOND
 
     @property
     def block_samples_out(self) -> int:

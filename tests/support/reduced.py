@@ -4,7 +4,6 @@ synthetic weights with the published names in a Hugging Face cache's layout."""
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,17 @@ from torch import Tensor
 
 from tools.parity.fixture import synthetic_weight
 from worker.models.published.bigvgan import BigVganConfig
+from worker.models.published.campplus import CamPlusConfig
 from worker.models.published.hift import HiftConfig
+from worker.models.published.rmvpe import RmvpeConfig
 from worker.models.published.whisper import WhisperConfig
 from worker.models.published.xlsr import XlsrConfig
 from worker.models.seedvc import spec
 from worker.models.seedvc.dit import DiTConfig
+from worker.models.seedvc.files import REPOSITORY
 from worker.models.seedvc.regulator import RegulatorConfig
-from worker.models.weights.checkpoints import COUNTER, NETWORKS, SEED_VC
+from worker.models.weights.checkpoints import COUNTER, folded_name, our_name
+from worker.models.weights.published import PublishedNetwork
 
 KEYS = Path(__file__).parents[1] / "data" / "parity"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -33,7 +36,7 @@ _BIGVGAN_44K = BigVganConfig(mel_bins=128, rates=(8, 4, 2, 2, 2, 2), kernels=(16
 
 
 def reduced(name: str) -> spec.ModelSpec:
-    """A published model with small networks. Mel, style and pitch are as published."""
+    """A published model with small networks. Mel, embedding and pitch classes are as published."""
     published = spec.SPECS[name]
     content: Any = _XLSR if published.content == "xlsr" else _WHISPER
     vocoder: Any = {"hift": HiftConfig(channels=32), "bigvgan_22k": _BIGVGAN_22K, "bigvgan_44k": _BIGVGAN_44K}
@@ -44,22 +47,18 @@ def reduced(name: str) -> spec.ModelSpec:
         regulator=RegulatorConfig(content.width, 128, published.pitch),
         content_config=content,
         vocoder_config=vocoder[published.vocoder],
+        style_config=CamPlusConfig(channels=4, layers=(1, 1, 1)),
+        tracker_config=RmvpeConfig(channels=2, hidden=16),
     )
 
 
 def write_hub(folder: Path, model: spec.ModelSpec) -> None:
     """Every file of a model, as a download would leave it."""
-    configs = {
-        model.cfm_network: model.dit,
-        model.regulator_network: model.regulator,
-        model.content: model.content_config,
-        model.vocoder: model.vocoder_config,
-    }
     merged: dict[str, Any] = {}
-    for network in model.networks:
-        layout = NETWORKS[network].layout
-        entries = published_entries(network, configs.get(network))
-        if layout.repository == SEED_VC:
+    for network, config in model.networks_with_sizes:
+        layout = network.layout
+        entries = published_entries(network, config)
+        if layout.repository == REPOSITORY:
             merged[layout.nesting[1]] = {f"module.{name}": tensor for name, tensor in entries.items()}
             torch.save({"net": merged, "epoch": 1, "iters": 2}, cached(folder, layout.repository, layout.file))
             continue
@@ -69,7 +68,6 @@ def write_hub(folder: Path, model: spec.ModelSpec) -> None:
         else:
             torch.save({key: entries for key in layout.nesting} or entries, path)
         if layout.config_file is not None:
-            config = configs[network]
             assert isinstance(config, BigVganConfig)
             written = {
                 "num_mels": config.mel_bins,
@@ -90,23 +88,18 @@ def cached(folder: Path, repository: str, file: str) -> Path:
     return path
 
 
-def published_entries(network: str, config: Any = None) -> dict[str, Tensor]:
-    """Entries under their published names, for a network of the sizes of ``config`` (None: as published)."""
-    keys = KEYS / f"{network}.keys.json"
+def published_entries(network: PublishedNetwork, config: Any) -> dict[str, Tensor]:
+    """Entries under their published names, for a network of the sizes of ``config``."""
+    keys = KEYS / f"{network.name}.keys.json"
     shapes: dict[str, tuple[list[int], str]] = json.loads(keys.read_text())
-    known = NETWORKS[network]
     with torch.device("meta"):
-        ours = {
-            name: tuple(tensor.shape)
-            for name, tensor in known.build(config if config is not None else known.config({})).state_dict().items()
-        }
+        ours = {name: tuple(tensor.shape) for name, tensor in network.build(config).state_dict().items()}
     entries = {}
     for name, (shape, _) in shapes.items():
-        prefix = next(prefix for prefix in known.layout.prefixes if name.startswith(prefix))
+        prefix = next(prefix for prefix in network.layout.prefixes if name.startswith(prefix))
         published = name.removeprefix(prefix)
-        stem, norm = re.subn(r"(weight_[gv]|parametrizations\.weight\.original[01])$", "weight", published)
-        for pattern, replacement in known.layout.rename:
-            stem = re.sub(pattern, replacement, stem)
+        folded = folded_name(published)
+        norm, stem = folded != published, our_name(network.layout, folded)
         if stem not in ours or stem.endswith(COUNTER):
             continue
         size = ours[stem]

@@ -17,10 +17,10 @@ from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
 from tools import file_vc
 from worker.engines.diffusion import offline
-from worker.engines.diffusion.offline import FileConverter, Options, Recording
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
-from worker.factory import load_model
+from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
 from worker.voices import Voice
 
@@ -95,7 +95,7 @@ def converter(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     prompt = make_prompt(pipeline, Voice("june", "", REFERENCE), 1.5)
 
     def converter(batch: int = 1, steps: int = 2) -> FileConverter:
-        return FileConverter(pipeline, prompt, Options(steps=steps), batch=batch)
+        return FileConverter(pipeline, prompt, ConversionOptions(steps=steps), batch=batch)
 
     return converter
 

@@ -21,8 +21,8 @@ import torch
 
 from tools.bench.models import flops, time_batch
 from tools.bench.timing import Setting, Timing, empty, fill, make_engine, matmul_ceiling, synchronise
-from worker.engines.diffusion.graphs import buckets
-from worker.factory import PRECISIONS
+from worker.buckets import buckets
+from worker.precision import PRECISIONS
 
 MODELS = ("nano", "tiny", "small", "base")
 BLOCK_MS = 500.0

@@ -32,7 +32,7 @@ from tools.bench.timing import (
     time_calls,
 )
 from worker.engines.diffusion.engine import DiffusionEngine, Rows
-from worker.factory import PRECISIONS
+from worker.precision import PRECISIONS
 
 MODELS = ("nano", "tiny", "small", "base")
 

@@ -14,21 +14,16 @@ from worker.engine import Batch, SessionOptions
 from worker.engines.diffusion.engine import DiffusionEngine, Rows
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.geometry import Geometry
-from worker.models.networks import (
-    BigVganVocoder,
-    CamPlusStyle,
-    HiftVocoder,
-    Networks,
-    RmvpeTracker,
-    WhisperFeatures,
-    XlsrFeatures,
-    load_bundled,
-)
-from worker.models.published.campplus import CamPlus
+from worker.models.nano.networks import load_bundled
+from worker.models.networks import Networks
+from worker.models.published.bigvgan import BigVganVocoder
+from worker.models.published.campplus import CamPlusStyle
+from worker.models.published.hift import HiftVocoder
 from worker.models.published.mel import MelSpectrogram
-from worker.models.published.rmvpe import Rmvpe
+from worker.models.published.rmvpe import Rmvpe, RmvpeTracker
+from worker.models.published.whisper import WhisperFeatures
+from worker.models.published.xlsr import XlsrFeatures
 from worker.models.seedvc.spec import SPECS
-from worker.models.weights.checkpoints import NETWORKS
 from worker.voices import list_voices
 
 PROMPT_S = 3.0
@@ -54,22 +49,18 @@ def synthetic_networks(model: str) -> Networks:
         return load_bundled()
     spec = SPECS[model]
     torch.manual_seed(0)
-    configs = {
-        spec.cfm_network: spec.dit,
-        spec.regulator_network: spec.regulator,
-        spec.content: spec.content_config,
-        spec.vocoder: spec.vocoder_config,
+    built = {
+        network.name: network.build(sizes).eval().requires_grad_(False) for network, sizes in spec.networks_with_sizes
     }
-    built = {name: NETWORKS[name].build(configs.get(name)).eval().requires_grad_(False) for name in spec.networks}
     content = built[spec.content]
     vocoder = built[spec.vocoder]
     return Networks(
         name=model,
         content=(XlsrFeatures if spec.content == "xlsr" else WhisperFeatures)(content).eval(),  # type: ignore[arg-type]
-        style=CamPlusStyle(CamPlus()).eval(),
+        style=CamPlusStyle(built["campplus"]).eval(),  # type: ignore[arg-type]
         mel=MelSpectrogram(spec.mel),
-        regulator=built[spec.regulator_network],  # type: ignore[arg-type]
-        dit=built[spec.cfm_network],  # type: ignore[arg-type]
+        regulator=built[spec.length_regulator.name],  # type: ignore[arg-type]
+        dit=built[spec.cfm.name],  # type: ignore[arg-type]
         vocoder=(HiftVocoder if spec.vocoder == "hift" else BigVganVocoder)(vocoder).eval(),  # type: ignore[arg-type]
         tracker=RmvpeTracker(built["rmvpe"]).eval() if isinstance(built.get("rmvpe"), Rmvpe) else None,  # type: ignore[arg-type]
     )

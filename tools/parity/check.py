@@ -1,6 +1,6 @@
 """Compare our networks with recorded inputs and outputs of the original ones.
 
-    python -m tools.check_parity tests/data/parity [--device cuda:0] [--dtype bfloat16] [--only dit_tiny] [--json FILE]
+    python -m tools.check_parity tests/data/parity [--device cuda:0] [--dtype bf16] [--only dit_tiny] [--json FILE]
 
 A folder holds ``NAME.npz`` (``in_*``, ``out_*``), ``NAME.keys.json`` (the checkpoint's names and shapes; ``dit_*`` uses
 that of ``cfm_*``) and, if tolerances differ from 1e-4, ``manifest.json``. Weights are drawn from names and shapes and
@@ -23,14 +23,7 @@ import torch
 from tools.parity.fixture import Comparison, ParityError, fixture_names, open_fixture
 from tools.parity.runners import check
 from worker.models.weights.checkpoints import first_line
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
+from worker.precision import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="check_parity", description="Compare the networks with recorded outputs.")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="float32")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one fixture; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
@@ -60,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'network':<16} {'item':<28} {'error':>10} {'tolerance':>10}")
     for name in names:
         try:
-            results = check(open_fixture(options.folder, name, device, DTYPES[options.dtype]))
+            results = check(open_fixture(options.folder, name, device, PRECISIONS[options.dtype]))
         except ParityError as error:
             failures.append(Failure(name, str(error)))
             print(f"{name:<16} cannot be run: {error}")

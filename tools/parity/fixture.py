@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worker.models.seedvc import spec
+from worker.models.seedvc2 import networks as seedvc2
 from worker.models.weights import checkpoints
 
 DEFAULT_TOLERANCE = 1e-4
@@ -65,7 +67,8 @@ LOWER_PRECISION_TOLERANCES: Mapping[torch.dtype, Mapping[str, float]] = {
         "timbre_v2": 0.017,
     },
 }
-SIZED = tuple(name for name in checkpoints.NETWORKS if name not in ("cfm", "regulator"))  # those two fit any size
+NETWORKS = {**spec.NETWORKS, **seedvc2.NETWORKS}
+SIZED = tuple(name for name in NETWORKS if name not in ("cfm", "regulator"))  # those two fit any size
 
 
 class ParityError(Exception):
@@ -92,7 +95,7 @@ class Fixture:
     """Arrays of one network, and where and how to run it. ``name`` may say more than ``network_name``."""
 
     name: str
-    network_name: str  # of ``checkpoints.NETWORKS``, ``mel`` or ``fbank``
+    network_name: str  # of ``NETWORKS``, ``mel`` or ``fbank``
     arrays: Mapping[str, NDArray[Any]]
     keys: Path
     tolerance: float
@@ -189,7 +192,7 @@ def synthetic_entries(keys: Path) -> dict[str, Tensor]:
 @lru_cache(maxsize=1)
 def filled_network(name: str, keys: Path) -> nn.Module:
     """Kept for the next fixture, as ``dit_*`` and ``cfm_*`` share theirs; only one, they are large."""
-    return checkpoints.assemble(name, synthetic_entries(keys))
+    return checkpoints.assemble(NETWORKS[name], synthetic_entries(keys))
 
 
 def fixture_names(folder: Path, only: Iterable[str] = ()) -> list[str]:

@@ -12,11 +12,11 @@ import torch
 from shared.config import WorkerConfig
 from tools.file_vc import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S, NANO_WINDOW_S
 from tools.train.corpus import RATE, Wave, read
-from worker.engines.diffusion.engine import DiffusionEngine, at_mel_frames
-from worker.engines.diffusion.offline import FileConverter, Options, Recording
+from worker.engines.diffusion.engine import DiffusionEngine, at_mel_frames, dit_left_units
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
-from worker.factory import DIT_LEFT_MS, geometry_of
+from worker.geometry import Geometry
 from worker.models.networks import Networks
 from worker.streaming.gates import EnergyGate
 from worker.streaming.rows import StreamPool
@@ -49,7 +49,7 @@ class Files:
     def convert(self, source: Path, target: Path) -> Wave:
         prompt = make_prompt(self.pipeline, Voice(target.stem, "", target), self.reference_s)
         pieces: list[Wave] = []
-        converter = FileConverter(self.pipeline, prompt, Options(steps=self.steps, window_s=self.window_s))
+        converter = FileConverter(self.pipeline, prompt, ConversionOptions(steps=self.steps, window_s=self.window_s))
         converter.convert([Recording(source)], lambda _, piece: pieces.append(piece))
         return to_16_khz(np.concatenate(pieces), self.rate)
 
@@ -76,14 +76,13 @@ class Calls:
 
     def convert(self, source: Path, target: Path) -> Wave:
         config, rate = self.config, self.pipeline.mel_config.rate
-        geometry = geometry_of(config, rate)
-        dit_left_ms = min(DIT_LEFT_MS, config.left_ms) if config.dit_left_ms is None else config.dit_left_ms
+        geometry = Geometry.of(config, rate)
         engine = DiffusionEngine(
             self.pipeline,
             [Voice(target.stem, "", target)],
             1,
             geometry=geometry,
-            dit_left_units=dit_left_ms // 20,
+            dit_left_units=dit_left_units(config),
             max_prompt_s=config.max_prompt_s,
             steps=self.steps,
         )

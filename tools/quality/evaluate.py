@@ -26,8 +26,8 @@ from tools.file_vc import MODELS
 from tools.quality.conversions import Calls, Converter, Files
 from tools.quality.judges import Judges, Measures
 from tools.train.corpus import RATE, Wave, read
-from worker.factory import load_model
-from worker.models.networks import load_bundled
+from worker.models.catalogue import load_model
+from worker.models.nano.networks import load_bundled
 from worker.models.published.mel import NANO, MelSpectrogram
 from worker.models.weights.hub import DEFAULT_FOLDER
 

@@ -230,9 +230,8 @@ def models(context: click.Context) -> None:
 def list_models(file: Path | None = None, profile: str | None = None) -> None:
     """Every model's files, and which are on this machine."""
     config = load_options(file, profile)
-    from worker.models.weights.hub import table
+    from worker.models.catalogue import table
 
-    click.echo("nano: bundled")
     click.echo(table(config.worker.checkpoints_dir))
 
 
@@ -242,12 +241,13 @@ def list_models(file: Path | None = None, profile: str | None = None) -> None:
 def fetch(file: Path | None, profile: str | None, names: tuple[str, ...]) -> None:
     """Download what is missing of models, with progress bars."""
     config = load_options(file, profile)
+    from worker.models.catalogue import model_named
     from worker.models.weights.checkpoints import CheckpointError
-    from worker.models.weights.hub import fetch as fetch_model
+    from worker.models.weights.hub import fetch as fetch_files
 
     try:
         for name in names:
-            states = fetch_model(name, config.worker.checkpoints_dir)
+            states = fetch_files(model_named(name).networks, config.worker.checkpoints_dir)
             click.echo(f"{name}: {len(states)} files, {sum(state.size_bytes for state in states) / 1e6:.0f} MB")
     except CheckpointError as error:
         click.echo(f"fast-vc: {error}", err=True)

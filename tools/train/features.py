@@ -20,8 +20,8 @@ from tqdm import tqdm
 from tools.train.corpus import RATE, Speaker, load
 from tools.train.teachers import SpeakerEncoder, WhisperTiny
 from worker.models.nano.style import STYLE_MEL
-from worker.models.networks import AutocorrelationTracker
 from worker.models.published.mel import NANO, MelConfig, MelSpectrogram
+from worker.pitch import AutocorrelationTracker
 
 PERCENTS = (80, 90, 100, 110, 122)  # of the original's pitch
 CLASSES = 256

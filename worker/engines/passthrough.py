@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from shared.config import WorkerConfig
 from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.geometry import INPUT_RATE, Geometry
 
@@ -35,3 +36,8 @@ class PassthroughEngine:
     def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
         end = self.geometry.window_samples - self.geometry.right_samples_out
         return batch.window[:, end - self.geometry.engine_samples : end].clone(), {}
+
+
+def make(config: WorkerConfig, device: str) -> PassthroughEngine:
+    """As configured."""
+    return PassthroughEngine(Geometry.of(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from worker.engines.diffusion.graphs import bucket_of
+from worker.buckets import bucket_of
 
 OWN_WEIGHT = 0.2  # of a new measurement in its bucket's correction
 OTHERS_WEIGHT = 0.02  # how far the other buckets' follow it: a device that slows down slows down for all

@@ -18,8 +18,7 @@ from loguru import logger
 
 from shared.log import for_session
 from shared.messages import Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
-from worker.engine import PoolFull, StageTimes
-from worker.engines.diffusion.noise import session_seed
+from worker.engine import PoolFull, StageTimes, session_seed
 from worker.serving.plan import Planner, Waiting
 from worker.streaming.rows import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
 from worker.voices import VoiceError

@@ -9,7 +9,7 @@ import numpy as np
 from loguru import logger
 
 from shared.config import ConfigError, WorkerConfig
-from worker.engines.diffusion.graphs import buckets
+from worker.buckets import buckets
 from worker.serving.cost import CostModel
 from worker.serving.plan import Planner
 from worker.streaming.rows import OutOfMemory, StreamPool

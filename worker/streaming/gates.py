@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from worker.geometry import INPUT_RATE
+from worker.geometry import INPUT_RATE, UNIT_SAMPLES
 
 Flags = npt.NDArray[np.bool_]
 
-UNIT = INPUT_RATE // 50
 FRAME = 512  # samples a decision
 CONTEXT = 64  # samples of the frame before it that the network also hears
 PAD = 64
@@ -194,7 +193,7 @@ class SileroGate:
 
 def loudest_unit(wave: Tensor) -> Tensor:
     """Rms ``[B]`` of the loudest whole 20 ms of ``wave [B, N]`` at 16 kHz; 0 where there is none."""
-    count = wave.shape[1] // UNIT
+    count = wave.shape[1] // UNIT_SAMPLES
     if not count:
         return wave.new_zeros(wave.shape[0])
-    return wave[:, -count * UNIT :].unflatten(1, (count, UNIT)).square().mean(dim=2).amax(dim=1).sqrt()
+    return wave[:, -count * UNIT_SAMPLES :].unflatten(1, (count, UNIT_SAMPLES)).square().mean(dim=2).amax(dim=1).sqrt()

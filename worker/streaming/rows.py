@@ -16,14 +16,13 @@ import torch
 from loguru import logger
 
 from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes
-from worker.geometry import INPUT_RATE, Geometry
+from worker.geometry import UNIT_SAMPLES, Geometry
 from worker.streaming.gates import EnergyGate, Gate
 from worker.timings import Laps
 
 Pcm = npt.NDArray[np.int16]
 
 _FULL_SCALE = 32768.0
-_UNIT_IN = INPUT_RATE // 50
 _RMS_FRAME_UNITS = 4
 _RMS_FLOOR = 1e-3
 
@@ -243,7 +242,7 @@ class StreamPool:
         before = self._window[rows]
         window = torch.cat((before[:, length:], newest), dim=1)
         if self.engine.keeps_speech and not speech.all():
-            left = self.geometry.left_units * _UNIT_IN
+            left = self.geometry.left_units * UNIT_SAMPLES
             kept = torch.cat((before[:, :left], window[:, left:]), dim=1)
             window = torch.where(torch.from_numpy(speech).to(self.device)[:, None], window, kept)
         self._window[rows] = window
@@ -324,12 +323,12 @@ def rms_mix(window: torch.Tensor, made: torch.Tensor, geometry: Geometry, rate: 
     As fast-vc does: rms over frames of 80 ms every 20 ms, spread linearly over the samples, output rms floored at 1e-3;
     ``made * (rms_in / rms_out) ** (1 - rate)``.
     """
-    stop = geometry.window_samples - geometry.right_units * _UNIT_IN
+    stop = geometry.window_samples - geometry.right_units * UNIT_SAMPLES
     span = geometry.engine_samples // geometry.unit_samples_out
-    heard = window[:, stop - span * _UNIT_IN : stop]
+    heard = window[:, stop - span * UNIT_SAMPLES : stop]
     frame_units = min(_RMS_FRAME_UNITS, span)
     samples = made.shape[1]
-    rms_in = _rms_track(heard, _UNIT_IN, frame_units, samples)
+    rms_in = _rms_track(heard, UNIT_SAMPLES, frame_units, samples)
     rms_out = _rms_track(made, geometry.unit_samples_out, frame_units, samples).clamp(min=_RMS_FLOOR)
     return made * (rms_in / rms_out) ** (1 - rate)
 

@@ -14,7 +14,7 @@ from shared.config import ROOT, WorkerConfig, load
 from tests.worker.engines.test_shift import with_cuts
 from tools.quality.evaluate_shift import Pcm, active_level_db, border_excess_db, median_f0_hz, read_pcm, stream
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.offline import FileConverter, Options, Recording
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording
 from worker.engines.diffusion.prompts import make_prompt
 from worker.factory import make_engine
 from worker.models.published.mel import NANO, MelSpectrogram
@@ -67,7 +67,7 @@ def test_a_stream_sounds_like_the_whole_recording_at_once(engine: DiffusionEngin
     """A stream hears no more than its context, and joins its blocks; it must still be nearer to the whole at once than
     a fraction of what conversion changes."""
     prompt = make_prompt(engine.pipeline, VOICES["carlo"], config.max_prompt_s)
-    converter = FileConverter(engine.pipeline, prompt, Options(steps=2))
+    converter = FileConverter(engine.pipeline, prompt, ConversionOptions(steps=2))
     pieces: list[np.ndarray] = []  # type: ignore[type-arg]
     converter.convert([Recording(WOMAN)], lambda number, wave: pieces.append(wave))
     whole, source = np.concatenate(pieces), read_pcm(WOMAN) / 32768

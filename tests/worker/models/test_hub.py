@@ -12,8 +12,10 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from tests.support.reduced import cached
 from tools.parity.fixture import synthetic_entries
+from worker.models import catalogue
 from worker.models.published import bigvgan
 from worker.models.seedvc import dit, regulator
+from worker.models.seedvc.spec import NETWORKS, SPECS
 from worker.models.weights import hub
 from worker.models.weights.checkpoints import CheckpointError
 
@@ -34,12 +36,12 @@ def test_both_networks_of_a_model_from_the_cache(tmp_path: Path) -> None:
     }
     path = cached(tmp_path, "Plachta/Seed-VC", TINY)
     torch.save({"net": content, "epoch": 1}, path)
-    network = hub.load("cfm_tiny", tmp_path)
+    network = hub.load(NETWORKS["cfm_tiny"], tmp_path)
     assert isinstance(network, dit.DiT)
     assert torch.equal(network.t_embedder.mlp[0].bias, content["cfm"]["module.estimator.t_embedder.mlp.0.bias"])
-    assert isinstance(hub.load("regulator_tiny", tmp_path), regulator.LengthRegulator)
-    assert [state.path for state in hub.files("tiny", tmp_path) if state.file == TINY] == [path]
-    assert "tiny: 1 of 4 files here" in hub.table(tmp_path)
+    assert isinstance(hub.load(NETWORKS["regulator_tiny"], tmp_path), regulator.LengthRegulator)
+    assert [state.path for state in hub.files(SPECS["tiny"].networks, tmp_path) if state.file == TINY] == [path]
+    assert "tiny: 1 of 4 files here" in catalogue.table(tmp_path)
 
 
 @pytest.mark.parametrize("place", [TINY, f"Seed-VC/{TINY}"])
@@ -47,7 +49,7 @@ def test_a_plain_copy(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     path.parent.mkdir(exist_ok=True)
     torch.save({"net": {"length_regulator": synthetic_entries(KEYS / "regulator_tiny.keys.json")}}, path)
-    assert isinstance(hub.load("regulator_tiny", tmp_path), regulator.LengthRegulator)
+    assert isinstance(hub.load(NETWORKS["regulator_tiny"], tmp_path), regulator.LengthRegulator)
 
 
 def test_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,18 +57,20 @@ def test_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    assert hub.files("tiny", tmp_path)[0].path == path
+    assert hub.files(SPECS["tiny"].networks, tmp_path)[0].path == path
     with pytest.raises(CheckpointError, match="not a complete file"):
-        hub.load("cfm_tiny", tmp_path)
+        hub.load(NETWORKS["cfm_tiny"], tmp_path)
 
 
 def test_a_name_that_two_repositories_share_needs_a_folder(tmp_path: Path) -> None:
     (tmp_path / "bigvgan_generator.pt").write_bytes(b"")
-    assert all(state.path is None for state in hub.files("small", tmp_path))
+    assert all(state.path is None for state in hub.files(SPECS["small"].networks, tmp_path))
     folder = tmp_path / "bigvgan_v2_22khz_80band_256x"
     folder.mkdir()
     (folder / "bigvgan_generator.pt").write_bytes(b"")
-    assert [state.path for state in hub.files("small", tmp_path) if state.path] == [folder / "bigvgan_generator.pt"]
+    assert [state.path for state in hub.files(SPECS["small"].networks, tmp_path) if state.path] == [
+        folder / "bigvgan_generator.pt"
+    ]
 
 
 def test_a_vocoder_follows_the_configuration_beside_it(tmp_path: Path) -> None:
@@ -77,25 +81,20 @@ def test_a_vocoder_follows_the_configuration_beside_it(tmp_path: Path) -> None:
     published = {"num_mels": 8, "upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4]}
     published |= {"upsample_initial_channel": 16, "activation": "snakebeta"}
     (folder / "config.json").write_text(json.dumps(published))
-    network = hub.load("bigvgan_22k", tmp_path)
+    network = hub.load(NETWORKS["bigvgan_22k"], tmp_path)
     assert isinstance(network, bigvgan.BigVgan)
     assert network.config == config
     (folder / "config.json").write_text(json.dumps(published | {"activation": "snake"}))
     with pytest.raises(CheckpointError, match="activation is 'snake'"):
-        hub.load("bigvgan_22k", tmp_path)
+        hub.load(NETWORKS["bigvgan_22k"], tmp_path)
     (folder / "config.json").write_text(json.dumps({"num_mels": 8}))
     with pytest.raises(CheckpointError, match="lacks upsample_initial_channel"):
-        hub.load("bigvgan_22k", tmp_path)
+        hub.load(NETWORKS["bigvgan_22k"], tmp_path)
 
 
 def test_offline_and_absent(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{TINY} is not here and HF_HUB_OFFLINE is set: put a copy at"):
-        hub.load("cfm_tiny", tmp_path)
-
-
-def test_an_unknown_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="unknown model 'huge'; known are tiny, small, base"):
-        hub.fetch("huge", tmp_path)
+        hub.load(NETWORKS["cfm_tiny"], tmp_path)
 
 
 def test_a_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +104,7 @@ def test_a_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
     with pytest.raises(CheckpointError, match="cannot be reached"):
-        hub.fetch("tiny", tmp_path)
+        hub.fetch(SPECS["tiny"].networks, tmp_path)
 
 
 def test_a_mirror_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +120,6 @@ def test_a_mirror_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    states = hub.fetch("tiny", tmp_path)
+    states = hub.fetch(SPECS["tiny"].networks, tmp_path)
     assert asked[-2:] == ["FunAudioLLM/CosyVoice-300M", "model-scope/CosyVoice-300M"]
     assert all(state.size_bytes == 7 for state in states)

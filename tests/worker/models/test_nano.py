@@ -15,11 +15,12 @@ from torch import Tensor
 from tools.quality.conversions import Files
 from tools.train.corpus import read
 from worker.models.nano.model import NANO_DIT, WEIGHTS, NanoNetworks, blank, load_nano, save_nano
+from worker.models.nano.networks import load_bundled
 from worker.models.nano.vocoder import pulses
-from worker.models.networks import AutocorrelationTracker, load_bundled
 from worker.models.published.mel import NANO, MelSpectrogram
 from worker.models.seedvc.dit import DiT
 from worker.models.weights.checkpoints import CheckpointError
+from worker.pitch import AutocorrelationTracker
 
 ROOT = Path(__file__).parents[3]
 MAN = ROOT / "tests/data/male_english.flac"  # a synthetic voice that the model has never heard

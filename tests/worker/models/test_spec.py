@@ -13,8 +13,9 @@ import yaml
 from huggingface_hub import constants
 
 from tests.support.reduced import published_entries, reduced, write_hub
-from worker.models.networks import load_networks, model_of
+from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
+from worker.models.seedvc.model import model_of
 from worker.models.weights.checkpoints import CheckpointError
 
 SMALL = {
@@ -122,8 +123,8 @@ def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model() -> None:
-    with pytest.raises(CheckpointError, match=r"unknown model 'huge'; known are tiny, small, base\."):
-        load_networks("huge")
+    with pytest.raises(CheckpointError, match=r"unknown model 'huge'; known are nano, tiny, small, base"):
+        load_model("huge")
 
 
 @pytest.fixture
@@ -137,8 +138,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def custom(path: Path, name: str) -> Path:
     model = spec.SPECS[name]
     content = {
-        "cfm": published_entries(model.cfm_network, model.dit),
-        "length_regulator": published_entries(model.regulator_network, model.regulator),
+        "cfm": published_entries(model.cfm, model.dit),
+        "length_regulator": published_entries(model.length_regulator, model.regulator),
     }
     torch.save({"net": content, "optimizer": {"lr": 1.0}}, path)
     return path
@@ -146,7 +147,7 @@ def custom(path: Path, name: str) -> Path:
 
 def test_a_fine_tuned_checkpoint_takes_the_published_ones_place(hub: Path, tmp_path: Path) -> None:
     path = custom(tmp_path / "mine.pth", "tiny")
-    networks = load_networks("tiny", hub, dit_checkpoint=path)
+    networks = load_model("tiny", hub, dit_checkpoint=path)
     assert networks.name == "mine"
     assert networks.dit.config == spec.SPECS["tiny"].dit
 
@@ -155,9 +156,9 @@ def test_the_checkpoint_of_another_model_is_recognised(hub: Path, tmp_path: Path
     path = custom(tmp_path / "mine.pth", "small")
     assert model_of(path) == "small"
     with pytest.raises(CheckpointError, match=r"holds the weights of the model small, not of tiny: choose model small"):
-        load_networks("tiny", hub, dit_checkpoint=path)
+        load_model("tiny", hub, dit_checkpoint=path)
     with pytest.raises(CheckpointError, match="needs dit_checkpoint_path"):
-        load_networks("tiny", hub, dit_config=path)
+        load_model("tiny", hub, dit_config=path)
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,4 +167,4 @@ def test_too_little_memory_is_said_before_anything_is_loaded(hub: Path, monkeypa
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
     with pytest.raises(CheckpointError, match=r"tiny needs 0\.0 GB of memory .*: choose a smaller model"):
-        load_networks("tiny", hub)
+        load_model("tiny", hub)

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from shared.messages import Audio, Chunk, Open, Opened
+from worker.buckets import bucket_of, buckets
 from worker.engine import NO_OPTIONS
-from worker.engines.diffusion.graphs import bucket_of, buckets
 from worker.geometry import Geometry
 from worker.serving.cost import CostModel
 from worker.serving.plan import Planner, Waiting

@@ -13,25 +13,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shared.config import WorkerConfig, resolve
 from worker import pitch
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.engines.diffusion.graphs import GraphCache
 from worker.engines.diffusion.pipeline import Pipeline, Prompts
 from worker.engines.diffusion.prompts import PromptBank
-from worker.geometry import Geometry
+from worker.geometry import UNIT_MS, UNITS_A_SECOND, Geometry
+from worker.models.catalogue import load_model
 from worker.models.networks import F0_RATE
 from worker.models.seedvc.flow import RowOptions
-from worker.models.seedvc.spec import UNITS_A_SECOND
+from worker.precision import PRECISIONS
 from worker.timings import Laps, Stopwatch
-from worker.voices import Voice
+from worker.voices import Voice, list_voices
 
 VOCODER_MARGIN_FRAMES = 32  # before the samples that are wanted, so that they see what the vocoder hears
 PITCH_MEMORY_S = 20.0  # of voiced speech, after which a caller's older pitch counts 1/e
 F0_A_UNIT = F0_RATE // UNITS_A_SECOND
+DIT_LEFT_MS = 1500  # of the left context, at most, where the configuration does not say
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CallLengths:
     """Lengths of one call, constant for a worker."""
 
     dropped_units: int  # content frames before what the transformer hears
@@ -41,7 +44,7 @@ class Layout:
     wave_from: int  # sample of the vocoder's output at which the answer begins
 
     @classmethod
-    def of(cls, geometry: Geometry, pipeline: Pipeline, dit_left_units: int, content_frames: int) -> Layout:
+    def of(cls, geometry: Geometry, pipeline: Pipeline, dit_left_units: int, content_frames: int) -> CallLengths:
         """content_frames: of a whole window; an encoder may give one fewer than units, or one more."""
         config = pipeline.mel_config
         dropped = geometry.left_units - dit_left_units
@@ -114,7 +117,7 @@ class DiffusionEngine:
         if geometry.output_rate != pipeline.mel_config.rate:
             raise ValueError(f"{pipeline.networks.name} puts out {pipeline.mel_config.rate} Hz")
         if not 1 <= dit_left_units <= geometry.left_units:
-            raise ValueError(f"dit_left_ms must be within 20 and left_ms, got {dit_left_units * 20}")
+            raise ValueError(f"dit_left_ms must be within {UNIT_MS} and left_ms, got {dit_left_units * UNIT_MS}")
         self.geometry = geometry
         self.name = pipeline.networks.name
         self.max_steps = steps
@@ -126,7 +129,7 @@ class DiffusionEngine:
         self.pipeline = pipeline
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
-        self.layout = Layout.of(geometry, pipeline, dit_left_units, frames)
+        self.lengths = CallLengths.of(geometry, pipeline, dit_left_units, frames)
         self._voices = {voice.name: voice.description for voice in voices}
         self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
         self._voice_of: dict[int, str] = {}
@@ -191,34 +194,34 @@ class DiffusionEngine:
     def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Stopwatch | None = None) -> tuple[Tensor, Tensor]:
         """The answer ``[B, engine_samples]`` and each caller's pitch histogram. Nothing here reads a value on the host
         or depends on one, so that it can be captured."""
-        pipeline, layout, config = self.pipeline, self.layout, self.pipeline.mel_config
+        pipeline, lengths, config = self.pipeline, self.lengths, self.pipeline.mel_config
         lap = clock.lap if clock is not None else _no_lap
         prompts = self.bank.take(rows.prompt)
-        content = pipeline.networks.content(rows.window)[:, layout.dropped_units :][:, : layout.kept_units]
+        content = pipeline.networks.content(rows.window)[:, lengths.dropped_units :][:, : lengths.kept_units]
         lap("content")
         f0, pitches = None, rows.pitches
         if pipeline.networks.tracker is not None:
             tracked = pipeline.networks.tracker(rows.window)
             pitches = self.learn(tracked, rows.pitches)
             f0 = transpose_pitch(tracked, pitches, prompts, rows.shift)
-            f0 = f0[:, layout.dropped_units * F0_A_UNIT :][:, : layout.kept_units * F0_A_UNIT]
+            f0 = f0[:, lengths.dropped_units * F0_A_UNIT :][:, : lengths.kept_units * F0_A_UNIT]
             lap("f0")
-        condition = pipeline.condition(content, layout.mel_frames, f0)
+        condition = pipeline.condition(content, lengths.mel_frames, f0)
         lap("regulator")
-        units = rows.position - self.geometry.window_units + layout.dropped_units
+        units = rows.position - self.geometry.window_units + lengths.dropped_units
         start = torch.div(units * config.rate, UNITS_A_SECOND * config.hop, rounding_mode="floor")
-        noise = pipeline.mel_noise.take(start + rows.seed, layout.mel_frames)
+        noise = pipeline.mel_noise.take(start + rows.seed, lengths.mel_frames)
         options = RowOptions(rows.steps, rows.guidance if pipeline.guidance > 0 else None) if mixed else None
         mel = pipeline.solve(condition, prompts, noise, steps, rows=options)
         lap("dit")
         pitch_of_mel = None
         if f0 is not None:
-            pitch_of_mel = at_mel_frames(f0, layout.mel_frames)[:, layout.vocoder_from :]
+            pitch_of_mel = at_mel_frames(f0, lengths.mel_frames)[:, lengths.vocoder_from :]
         wave = pipeline.vocode(
-            mel[..., layout.vocoder_from :], pitch_of_mel, (start + layout.vocoder_from) * config.hop, rows.seed
+            mel[..., lengths.vocoder_from :], pitch_of_mel, (start + lengths.vocoder_from) * config.hop, rows.seed
         )
         lap("vocoder")
-        return wave[:, layout.wave_from :][:, : self.geometry.engine_samples], pitches
+        return wave[:, lengths.wave_from :][:, : self.geometry.engine_samples], pitches
 
     def learn(self, f0: Tensor, pitches: Tensor) -> Tensor:
         """Add the newest block's voiced frames to the caller's histogram; all frames, while nothing is known."""
@@ -248,3 +251,33 @@ def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor
 
 def _no_lap(stage: str) -> None:
     pass
+
+
+def dit_left_units(config: WorkerConfig) -> int:
+    """Of the left context, what the transformer and the vocoder see."""
+    left_ms = min(DIT_LEFT_MS, config.left_ms) if config.dit_left_ms is None else config.dit_left_ms
+    return left_ms // UNIT_MS
+
+
+def make(config: WorkerConfig, device: str) -> DiffusionEngine:
+    """As configured, with its model's weights. Raises ``CheckpointError``, and as the constructor does."""
+    voices = list_voices(resolve(config.voices_dir))
+    pipeline = Pipeline(
+        load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path),
+        device=device,
+        dtype=PRECISIONS[config.precision],
+        guidance=config.guidance,
+        schedule=config.schedule,
+    )
+    return DiffusionEngine(
+        pipeline,
+        voices,
+        config.max_sessions,
+        geometry=Geometry.of(config, pipeline.mel_config.rate),
+        dit_left_units=dit_left_units(config),
+        max_prompt_s=config.max_prompt_s,
+        max_prompts=config.max_prompts,
+        steps=config.steps,
+        max_guidance=config.max_guidance,
+        max_f0_shift=config.max_f0_shift,
+    )

@@ -12,20 +12,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from worker.buckets import bucket_of
+
 WARM_RUNS = 3  # before a capture, for what a library sets up on first use
 
 T = TypeVar("T")  # a dataclass of tensors [B, ...]
 Call = Callable[[T, int], tuple[Tensor, ...]]
-
-
-def bucket_of(size: int) -> int:
-    """The smallest power of two that is at least ``size``."""
-    return 1 << max(0, size - 1).bit_length()
-
-
-def buckets(largest: int) -> list[int]:
-    """1, 2, 4, ... up to the bucket that holds ``largest``."""
-    return [1 << i for i in range(bucket_of(largest).bit_length())]
 
 
 class GraphCache(Generic[T]):

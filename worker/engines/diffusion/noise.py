@@ -7,13 +7,10 @@ reproduced. No random number is drawn during a call.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor
-
-SEED_BITS = 62
 
 
 class NoiseTape:
@@ -39,9 +36,3 @@ class PhaseTable:
     def take(self, seed: Tensor) -> Tensor:
         """seed: int64 ``[B]``. Returns float32 ``[B, harmonics, 1]``."""
         return self._table[seed.remainder(self._table.shape[0])]
-
-
-def session_seed(session_id: str) -> int:
-    """A seed in [0, 2^62) from a session's name, the same on every host."""
-    digest = hashlib.blake2b(session_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> (64 - SEED_BITS)

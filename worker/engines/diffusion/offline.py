@@ -19,16 +19,15 @@ import soxr
 import torch
 from torch import Tensor
 
+from worker.engine import session_seed
 from worker.engines.diffusion.engine import F0_A_UNIT, at_mel_frames
-from worker.engines.diffusion.noise import session_seed
-from worker.engines.diffusion.pipeline import RATE, Pipeline, Prompt, Prompts
+from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
+from worker.geometry import INPUT_RATE, UNIT_SAMPLES, UNITS_A_SECOND
 from worker.models.published.ragged import by_length
-from worker.models.seedvc.spec import UNITS_A_SECOND
 
 WINDOW_S = 30.0
 MARGIN_UNITS = 50  # that the content encoder hears on either side
 OVERLAP_FRAMES = 16
-UNIT = RATE // UNITS_A_SECOND
 END_UNITS = 2  # of silence after the end, where an encoder would lose its last frames
 READ_S = 5.0
 
@@ -40,7 +39,7 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ConversionOptions:
     """Of one conversion."""
 
     steps: int = 30
@@ -83,7 +82,7 @@ class Recording:
 
     def pieces(self) -> Iterator[Wave]:
         """Mono at 16 kHz, end to end. Raises ``SourceError`` for values that are not finite."""
-        resample = soxr.ResampleStream(self.rate, RATE, 1, dtype="float32") if self.rate != RATE else None
+        resample = soxr.ResampleStream(self.rate, INPUT_RATE, 1, dtype="float32") if self.rate != INPUT_RATE else None
         try:
             with soundfile.SoundFile(self.path) as file:
                 while True:
@@ -101,9 +100,11 @@ class Recording:
 class FileConverter:
     """Converts recordings to one reference."""
 
-    def __init__(self, pipeline: Pipeline, prompt: Prompt, options: Options | None = None, *, batch: int = 1) -> None:
+    def __init__(
+        self, pipeline: Pipeline, prompt: Prompt, options: ConversionOptions | None = None, *, batch: int = 1
+    ) -> None:
         """Raises ``ValueError`` for options out of range, or a prompt that leaves no room for the source."""
-        self.options = options = options or Options()
+        self.options = options = options or ConversionOptions()
         if options.steps < 1 or batch < 1:
             raise ValueError("steps and batch must be at least 1")
         if not 0.25 <= options.length_adjust <= 4:
@@ -170,15 +171,15 @@ class FileConverter:
             last = end == total
             heard_from = max(0, begin - MARGIN_UNITS)
             heard_to = min(end + MARGIN_UNITS, total + END_UNITS)
-            wanted = (heard_to - kept_from) * UNIT
+            wanted = (heard_to - kept_from) * UNIT_SAMPLES
             while len(kept) < wanted and not ended:
                 piece = next(pieces, None)
                 ended = piece is None
                 kept = kept if piece is None else np.concatenate([kept, piece])
-            kept = kept[(heard_from - kept_from) * UNIT :]
+            kept = kept[(heard_from - kept_from) * UNIT_SAMPLES :]
             kept_from = heard_from
-            wave = kept[: (heard_to - heard_from) * UNIT]
-            wave = np.pad(wave, (0, (heard_to - heard_from) * UNIT - len(wave)))
+            wave = kept[: (heard_to - heard_from) * UNIT_SAMPLES]
+            wave = np.pad(wave, (0, (heard_to - heard_from) * UNIT_SAMPLES - len(wave)))
             yield Window(number, begin, end, last, heard_from, wave)
             if last:
                 return
@@ -191,7 +192,7 @@ class FileConverter:
             return 0.0
         voiced = []
         for piece in recording.pieces():
-            if len(piece) > RATE // 10:
+            if len(piece) > INPUT_RATE // 10:
                 with torch.inference_mode():
                     f0 = tracker(torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._pipeline.device))[0]
                 voiced.append(f0[f0 > 0].cpu())

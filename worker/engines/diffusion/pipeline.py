@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from worker.engines.diffusion.noise import NoiseTape, PhaseTable
+from worker.geometry import UNITS_A_SECOND
 from worker.models.networks import F0_RATE, Networks
-from worker.models.published.hift import HARMONICS
 from worker.models.seedvc.flow import FlowSolver, RowOptions, Schedule
-from worker.models.seedvc.spec import UNITS_A_SECOND
 
-RATE = 16_000
 MEL_TAPE_FRAMES = 1 << 14
 WAVE_TAPE_SAMPLES = 1 << 18
 
@@ -80,7 +78,7 @@ class Pipeline:
         self.mel_noise = NoiseTape(self.mel_config.bins, MEL_TAPE_FRAMES, device)
         rows = networks.vocoder.noise_rows
         self.wave_noise = NoiseTape(rows, WAVE_TAPE_SAMPLES, device, seed=1) if rows else None
-        self.phases = PhaseTable(HARMONICS, device=device)
+        self.phases = PhaseTable(networks.vocoder.phases, device=device) if networks.vocoder.phases else None
 
     def solver(self, steps: int) -> FlowSolver:
         """The solver of so many steps, made on first use."""
@@ -161,5 +159,6 @@ class Pipeline:
         noise = None
         if self.wave_noise is not None:
             noise = self.wave_noise.take(start + seed, self.mel_config.hop * mel.shape[-1])
-        wave: Tensor = self.networks.vocoder(mel, f0, noise, self.phases.take(seed))
+        phase = None if self.phases is None else self.phases.take(seed)
+        wave: Tensor = self.networks.vocoder(mel, f0, noise, phase)
         return wave.float()

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shared.config import WorkerConfig, resolve
 from worker import pitch
 from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.engines.shift import envelope, psola
 from worker.geometry import INPUT_RATE, Geometry
 from worker.timings import Laps
-from worker.voices import Voice, VoiceError, load_voice
+from worker.voices import Voice, VoiceError, list_voices, load_voice
 
 DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
 
@@ -252,3 +253,14 @@ def _profile(waves: list[npt.NDArray[np.float32]], names: list[str], device: tor
         f0s.append(pitch.median_hz(caller.pitches))
         powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
     return Profile(torch.cat(f0s), torch.cat(powers))
+
+
+def make(config: WorkerConfig, device: str) -> ShiftEngine:
+    """As configured. Raises as the constructor does."""
+    return ShiftEngine(
+        list_voices(resolve(config.voices_dir)),
+        config.max_sessions,
+        geometry=Geometry.of(config),
+        device=device,
+        max_prompt_s=config.max_prompt_s,
+    )

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.networks import Vocoder
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
+
 BLOCK_KERNELS = (3, 7, 11)
 DILATIONS = (1, 3, 5)
 TAPS = 12
@@ -153,3 +156,32 @@ class BigVgan(nn.Module):
             blocks = self.resblocks[len(BLOCK_KERNELS) * stage :][: len(BLOCK_KERNELS)]
             x = sum(block(x) for block in blocks) / len(BLOCK_KERNELS)
         return self.conv_post(self.activation_post(x))[:, 0].clamp(-1, 1)
+
+
+class BigVganVocoder(Vocoder):
+    """The network as every pipeline asks for it."""
+
+    def __init__(self, network: BigVgan) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, mel: Tensor, f0: Tensor | None, noise: Tensor | None, phase: Tensor | None) -> Tensor:
+        out: Tensor = self.network(mel)
+        return out
+
+
+def _published(name: str, repository: str, config: BigVganConfig) -> PublishedNetwork:
+    layout = PublishedFile(
+        repository,
+        "bigvgan_generator.pt",
+        "MIT",
+        nesting=("generator",),
+        ignore=(r"\.filter$",),
+        config_file="config.json",
+        needs_folder=True,
+    )
+    return PublishedNetwork(name, layout, BigVgan, as_published(config), BigVganConfig.from_published)
+
+
+BIGVGAN_22K_NETWORK = _published("bigvgan_22k", "nvidia/bigvgan_v2_22khz_80band_256x", BIGVGAN_22K)
+BIGVGAN_44K_NETWORK = _published("bigvgan_44k", "nvidia/bigvgan_v2_44khz_128band_512x", BIGVGAN_44K)

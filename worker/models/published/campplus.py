@@ -6,14 +6,26 @@ a small 2-d ResNet, then densely connected time-delay layers whose outputs are m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worker.models.published.fbank import KaldiFbank
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 GROWTH = 32
 BOTTLENECK = 128
 SEGMENT = 100  # frames of local context
 EMBEDDING = 192
+DILATIONS = (1, 2, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class CamPlusConfig:
+    channels: int = 32  # of the front
+    layers: tuple[int, int, int] = (12, 24, 16)  # of each dense block
 
 
 class ResidualBlock(nn.Module):
@@ -34,9 +46,9 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Time-frequency front: ``[B, 80, T]`` to ``[B, 320, T]``; an eighth of the bins, 32 channels each."""
+    """Time-frequency front: ``[B, 80, T]`` to ``[B, 10 channels, T]``; an eighth of the bins, all channels of each."""
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -118,11 +130,11 @@ class Dense(nn.Module):
 class XVector(nn.Module):
     """Names follow the published file: layers count from one."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: CamPlusConfig) -> None:
         super().__init__()
         channels = 128
-        self.tdnn = TimeDelay(320, channels)
-        for block, (layers, dilation) in enumerate([(12, 1), (24, 2), (16, 2)], start=1):
+        self.tdnn = TimeDelay(10 * config.channels, channels)
+        for block, (layers, dilation) in enumerate(zip(config.layers, DILATIONS, strict=True), start=1):
             dense = {f"tdnnd{i + 1}": DenseLayer(channels + i * GROWTH, dilation) for i in range(layers)}
             self.add_module(f"block{block}", nn.Sequential())
             for name, layer in dense.items():
@@ -153,10 +165,11 @@ def statistics(x: Tensor, lens: Tensor | None) -> Tensor:
 
 
 class CamPlus(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, config: CamPlusConfig | None = None) -> None:
         super().__init__()
-        self.head = Head()
-        self.xvector = XVector()
+        config = config or CamPlusConfig()
+        self.head = Head(config.channels)
+        self.xvector = XVector(config)
 
     def forward(self, fbank: Tensor, statistics_lens: Tensor | None = None) -> Tensor:
         """fbank: ``[B, T, 80]``, less its mean over time (see ``fbank``). statistics_lens: int64 ``[B]``,
@@ -166,3 +179,29 @@ class CamPlus(nn.Module):
         """
         out: Tensor = self.xvector(self.head(fbank.transpose(1, 2)), statistics_lens)
         return out
+
+
+class CamPlusStyle(nn.Module):
+    """Speaker embedding ``[B, 192]`` of a wave ``[B, n]`` at 16 kHz."""
+
+    def __init__(self, network: CamPlus) -> None:
+        super().__init__()
+        self.network = network
+        self.fbank = KaldiFbank()
+
+    def forward(self, wave: Tensor) -> Tensor:
+        out: Tensor = self.network(self.fbank.centred(wave))
+        return out
+
+
+CAMPPLUS = PublishedNetwork(
+    "campplus",
+    PublishedFile(
+        "funasr/campplus",
+        "campplus_cn_common.bin",
+        "Apache-2.0",
+        rename=((r"^dense\.", "xvector.dense."), (r"nonlinear(\d?)\.batchnorm\.", r"norm\1.")),
+    ),
+    CamPlus,
+    as_published(CamPlusConfig()),
+)

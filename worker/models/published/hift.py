@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.networks import Vocoder
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
+
 RATE = 22_050
 HOP = 256
 HARMONICS = 9
@@ -186,3 +189,26 @@ class Hift(nn.Module):
         log_magnitude, phase = self.conv_post(F.leaky_relu(x, 0.01)).chunk(2, dim=1)
         wave = self.fourier.inverse(log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase.sin())
         return wave.clamp(-MAX_LEVEL, MAX_LEVEL)
+
+
+class HiftVocoder(Vocoder):
+    """The network as every pipeline asks for it."""
+
+    noise_rows = HARMONICS
+    phases = HARMONICS
+
+    def __init__(self, network: Hift) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, mel: Tensor, f0: Tensor | None, noise: Tensor | None, phase: Tensor | None) -> Tensor:
+        out: Tensor = self.network(mel, noise=noise, phase=phase)  # it predicts a pitch of its own
+        return out
+
+
+HIFT = PublishedNetwork(
+    "hift",
+    PublishedFile("FunAudioLLM/CosyVoice-300M", "hift.pt", "Apache-2.0", mirrors=("model-scope/CosyVoice-300M",)),
+    Hift,
+    as_published(HiftConfig()),
+)

@@ -6,21 +6,35 @@ bidirectional GRU to 360 pitch classes of 20 cents.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.models.published.mel import hann, mel_filters
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 RATE = 16_000
 N_FFT = 1024
 HOP = 160  # 100 frames a second
 MEL_BINS = 128
-LEVELS = (16, 32, 64, 128, 256)
-STRIDE = 2 ** len(LEVELS)  # the U-Net's, in frames
+LEVELS = 5
+STRIDE = 2**LEVELS  # the U-Net's, in frames
 CLASSES = 360
 CENTS_OFFSET = 1997.3794084376191  # of class 0 above 10 Hz
 UNVOICED = 0.03  # salience
+
+
+@dataclass(frozen=True, slots=True)
+class RmvpeConfig:
+    channels: int = 16  # of the first level; each further one has twice as many
+    hidden: int = 256  # of the GRU, each way
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Channels of each."""
+        return tuple(self.channels << level for level in range(LEVELS))
 
 
 class RmvpeMel(nn.Module):
@@ -75,10 +89,10 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(1)
-        self.layers = nn.ModuleList(Level(a, b) for a, b in zip((1, *LEVELS), LEVELS, strict=False))
+        self.layers = nn.ModuleList(Level(a, b) for a, b in zip((1, *levels), levels, strict=False))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns the halved last level and every level's output before it was halved."""
@@ -91,9 +105,8 @@ class Encoder(nn.Module):
 
 
 class Intermediate(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, top: int) -> None:
         super().__init__()
-        top = LEVELS[-1]
         self.layers = nn.Sequential(Level(top, 2 * top), *(Level(2 * top, 2 * top) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,9 +127,9 @@ class UpLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(UpLevel(2 * width, width) for width in reversed(LEVELS))
+        self.layers = nn.ModuleList(UpLevel(2 * width, width) for width in reversed(levels))
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         for layer, skip in zip(self.layers, reversed(levels), strict=True):
@@ -125,11 +138,11 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.intermediate = Intermediate()
-        self.decoder = Decoder()
+        self.encoder = Encoder(levels)
+        self.intermediate = Intermediate(levels[-1])
+        self.decoder = Decoder(levels)
 
     def forward(self, x: Tensor) -> Tensor:
         x, levels = self.encoder(x)
@@ -148,11 +161,12 @@ class Recurrence(nn.Module):
 
 
 class Rmvpe(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, config: RmvpeConfig | None = None) -> None:
         super().__init__()
-        self.unet = UNet()
-        self.cnn = nn.Conv2d(LEVELS[0], 3, 3, padding=1)
-        self.fc = nn.Sequential(Recurrence(3 * MEL_BINS, 256), nn.Linear(512, CLASSES))
+        config = config or RmvpeConfig()
+        self.unet = UNet(config.levels)
+        self.cnn = nn.Conv2d(config.channels, 3, 3, padding=1)
+        self.fc = nn.Sequential(Recurrence(3 * MEL_BINS, config.hidden), nn.Linear(2 * config.hidden, CLASSES))
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel: of ``RmvpeMel``, ``[B, 128, T]``. Returns the salience of each pitch class, ``[B, T, 360]`` in [0, 1].
@@ -181,3 +195,23 @@ def decode_f0(salience: Tensor, threshold: float = UNVOICED) -> Tensor:
     cents = products.sum(-1) / total.double().clamp(min=1e-12)
     voiced = salience.amax(-1) > threshold
     return (10.0 * torch.exp2(cents / 1200)).where(voiced, 0).float()
+
+
+class RmvpeTracker(nn.Module):
+    """f0 in Hz ``[B, n // 160 + 1]``, 0 where unvoiced, of a wave ``[B, n]`` at 16 kHz."""
+
+    def __init__(self, network: Rmvpe) -> None:
+        super().__init__()
+        self.network = network
+        self.mel = RmvpeMel()
+
+    def forward(self, wave: Tensor) -> Tensor:
+        return decode_f0(self.network(self.mel(wave)))
+
+
+RMVPE = PublishedNetwork(
+    "rmvpe",
+    PublishedFile("lj1995/VoiceConversionWebUI", "rmvpe.pt", "MIT"),
+    Rmvpe,
+    as_published(RmvpeConfig()),
+)

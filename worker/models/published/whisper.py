@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.networks import ContentFeatures
 from worker.models.published.encoder import EncoderLayer
 from worker.models.published.mel import hann, mel_filters
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 RATE = 16_000
 WINDOW_SAMPLES = 30 * RATE
@@ -80,3 +82,39 @@ class WhisperEncoder(nn.Module):
             x = layer(x)
         out: Tensor = self.layer_norm(x)
         return out[:, : samples // SAMPLES_A_FRAME + 1]
+
+
+class WhisperFeatures(ContentFeatures):
+    """The encoder as every pipeline asks for it."""
+
+    def __init__(self, encoder: WhisperEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mel = WhisperMel()
+
+    def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        out: Tensor = self.encoder(self.mel(wave, lens), wave.shape[-1])
+        return out
+
+    def frames(self, samples: Tensor) -> Tensor:
+        return samples // SAMPLES_A_FRAME + 1
+
+
+WHISPER = PublishedNetwork(
+    "whisper",
+    PublishedFile(
+        "openai/whisper-small",
+        "model.safetensors",
+        "Apache-2.0",
+        prefixes=("model.encoder.", "encoder."),
+        rename=(
+            (r"\.self_attn\.", ".attention."),
+            (r"\.self_attn_layer_norm\.", ".attention_norm."),
+            (r"\.final_layer_norm\.", ".ffn_norm."),
+            (r"\.fc1\.", ".up."),
+            (r"\.fc2\.", ".down."),
+        ),
+    ),
+    WhisperEncoder,
+    as_published(WhisperConfig()),
+)

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.networks import ContentFeatures
 from worker.models.published.encoder import EncoderLayer
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
@@ -100,3 +102,43 @@ class Xlsr(nn.Module):
             x = layer(x, key_mask)
         out: Tensor = self.layer_norm(x)
         return out
+
+
+class XlsrFeatures(ContentFeatures):
+    """The encoder as every pipeline asks for it."""
+
+    def __init__(self, encoder: Xlsr) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
+        out: Tensor = self.encoder(wave, lens)
+        return out
+
+    def frames(self, samples: Tensor) -> Tensor:
+        return frame_count(samples)
+
+
+XLSR = PublishedNetwork(
+    "xlsr",
+    PublishedFile(
+        "facebook/wav2vec2-xls-r-300m",
+        "pytorch_model.bin",
+        "Apache-2.0",
+        prefixes=("wav2vec2.", ""),
+        rename=(
+            (r"^feature_extractor\.conv_layers\.", "conv_layers."),
+            (r"^feature_projection\.layer_norm\.", "conv_norm."),
+            (r"^feature_projection\.", ""),
+            (r"^encoder\.pos_conv_embed\.conv\.", "position."),
+            (r"^encoder\.", ""),
+            (r"^(layers\.\d+)\.layer_norm\.", r"\1.attention_norm."),
+            (r"^(layers\.\d+)\.final_layer_norm\.", r"\1.ffn_norm."),
+            (r"\.feed_forward\.intermediate_dense\.", ".up."),
+            (r"\.feed_forward\.output_dense\.", ".down."),
+        ),
+        ignore=(r"^masked_spec_embed$", r"^encoder\.layers\.(1[2-9]|2[0-3])\.", r"^(quantizer|project_\w+)\."),
+    ),
+    Xlsr,
+    as_published(XlsrConfig()),
+)

@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.seedvc import files
 from worker.models.seedvc.wavenet import WaveNetHead
+from worker.models.weights.published import PublishedNetwork, as_published
 
 HEAD_WIDTH = 64
 TIME_WIDTH = 256
@@ -412,3 +414,24 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, prompt_x: Tensor, lens: Tensor | None, t: Tensor, style: Tensor, mu: Tensor) -> Tensor:
         """One evaluation with a time an item, ``t [B]``; the other shapes as in ``conditions`` and ``velocity``."""
         return self.velocity(x, self.times(t), self.conditions(prompt_x, style, mu, lens))
+
+
+RENAME = (
+    (r"\.conv\.conv\.", "."),
+    (r"^(wavenet|conv1|conv2|res_projection|final_layer)\.", r"output.head.\1."),
+    (r"^(final_mlp|skip_linear|t_embedder2)\.", r"output.\1."),
+)
+IGNORE = (
+    r"^input_pos$",
+    r"\.freqs$",
+    r"^(x_embedder|cond_embedder|content_mask_embedder|skip_linear)\.",
+    r"\.skip_in_linear\.",
+    r"^transformer\.layers\.\d+\.(attention|ffn)_norm\.project_layer\.",
+)
+
+
+def published(size: str | None) -> PublishedNetwork:
+    """The transformer of a published model; None: of a fine-tuned one, its sizes read off the file's shapes."""
+    layout = files.layout(size, "cfm", ("estimator.",), RENAME, IGNORE)
+    config = DiTConfig.from_shapes if size is None else as_published({"tiny": TINY, "small": SMALL, "base": BASE}[size])
+    return PublishedNetwork("cfm" if size is None else f"cfm_{size}", layout, DiT, config)

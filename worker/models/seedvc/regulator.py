@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worker.models.seedvc import files
+from worker.models.weights.published import PublishedNetwork, as_published
+
 F0_BINS = 256
 F0_MIN_HZ, F0_MAX_HZ = 50.0, 1100.0
 
@@ -124,3 +127,14 @@ class LengthRegulator(nn.Module):
 def stretch(x: Tensor, index: Tensor) -> Tensor:
     """Frames ``index [B, M]`` of ``x [B, N, D]``."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+IGNORE = (r"^(embedding|f0_embedding|extra_codebooks?.*)\.", r"^(mask_token|f0_mask|extra_codebook_mask.*)$")
+
+
+def published(size: str | None) -> PublishedNetwork:
+    """The regulator of a published model; None: of a fine-tuned one, its sizes read off the file's shapes."""
+    layout = files.layout(size, "length_regulator", ignore=IGNORE)
+    sizes = {"tiny": TINY, "small": SMALL, "base": BASE}
+    config = RegulatorConfig.from_shapes if size is None else as_published(sizes[size])
+    return PublishedNetwork("regulator" if size is None else f"regulator_{size}", layout, LengthRegulator, config)

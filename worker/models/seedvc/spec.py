@@ -7,20 +7,34 @@ YAML layout: ``fine_tuned`` reads it and refuses by name what these networks can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from worker.models.published import bigvgan, hift, mel, whisper, xlsr
+from worker.models.published import bigvgan, campplus, hift, mel, rmvpe, whisper, xlsr
 from worker.models.seedvc import dit, regulator
 from worker.models.weights.checkpoints import CheckpointError, first_line
+from worker.models.weights.published import PublishedNetwork
 
 Content = Literal["xlsr", "whisper"]
 Vocoder = Literal["hift", "bigvgan_22k", "bigvgan_44k"]
 
-UNITS_A_SECOND = 50  # content frames
+NETWORKS: Mapping[str, PublishedNetwork] = {
+    network.name: network
+    for network in (
+        *(dit.published(size) for size in ("tiny", "small", "base", None)),
+        *(regulator.published(size) for size in ("tiny", "small", "base", None)),
+        campplus.CAMPPLUS,
+        hift.HIFT,
+        bigvgan.BIGVGAN_22K_NETWORK,
+        bigvgan.BIGVGAN_44K_NETWORK,
+        rmvpe.RMVPE,
+        xlsr.XLSR,
+        whisper.WHISPER,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +50,36 @@ class ModelSpec:
     regulator: regulator.RegulatorConfig
     content_config: xlsr.XlsrConfig | whisper.WhisperConfig
     vocoder_config: hift.HiftConfig | bigvgan.BigVganConfig
+    style_config: campplus.CamPlusConfig = field(default_factory=campplus.CamPlusConfig)
+    tracker_config: rmvpe.RmvpeConfig = field(default_factory=rmvpe.RmvpeConfig)
 
     @property
     def pitch(self) -> bool:
         return self.regulator.pitch
 
     @property
-    def cfm_network(self) -> str:
-        return f"cfm_{self.weights}"
+    def cfm(self) -> PublishedNetwork:
+        return NETWORKS[f"cfm_{self.weights}"]
 
     @property
-    def regulator_network(self) -> str:
-        return f"regulator_{self.weights}"
+    def length_regulator(self) -> PublishedNetwork:
+        return NETWORKS[f"regulator_{self.weights}"]
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """Names in ``worker.models.weights.checkpoints.NETWORKS``."""
-        tracker = ("rmvpe",) if self.pitch else ()
-        return (self.cfm_network, self.regulator_network, self.content, "campplus", self.vocoder, *tracker)
+    def networks_with_sizes(self) -> tuple[tuple[PublishedNetwork, Any], ...]:
+        """All it is made of."""
+        return (
+            (self.cfm, self.dit),
+            (self.length_regulator, self.regulator),
+            (NETWORKS[self.content], self.content_config),
+            (campplus.CAMPPLUS, self.style_config),
+            (NETWORKS[self.vocoder], self.vocoder_config),
+            *(((rmvpe.RMVPE, self.tracker_config),) if self.pitch else ()),
+        )
+
+    @property
+    def networks(self) -> tuple[PublishedNetwork, ...]:
+        return tuple(network for network, _ in self.networks_with_sizes)
 
 
 SPECS: Mapping[str, ModelSpec] = {

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.seedvc import files
 from worker.models.seedvc.dit import HEAD_WIDTH, FeedForward, RMSNorm
 from worker.models.seedvc2.rotary import rounded_table
+from worker.models.weights.published import PublishedNetwork, as_published
 
 MAX_PLACES = 4096  # of a sequence: as many positions as the published model has
 
@@ -161,3 +163,10 @@ def rotate_rows(x: Tensor, table: Tensor) -> Tensor:
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table[:, :, None].unbind(-1)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+
+
+RENAME = ((r"^model\.", ""),)
+IGNORE = (r"(^|\.)(freqs_cis|causal_mask|k_cache|v_cache)$", r"^codebook_", r"^style_in\.", r"^model\.codebook_")
+AR_V2 = PublishedNetwork(
+    "ar_v2", files.layout("ar_v2", "ar", rename=RENAME, ignore=IGNORE), ArModel, as_published(BASE)
+)

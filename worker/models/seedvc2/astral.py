@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
+
 KERNEL = 7
 
 
@@ -166,3 +168,18 @@ def without_runs(codes: Tensor) -> Tensor:
     keep = torch.ones_like(codes, dtype=torch.bool)
     keep[1:] = codes[1:] != codes[:-1]
     return codes[keep]
+
+
+def _published(name: str, file: str, config: AstralConfig) -> PublishedNetwork:
+    layout = PublishedFile(
+        "Plachta/ASTRAL-quantization",
+        file,
+        "GPL-3.0",
+        rename=((r"^(encoder|quantizer)\.", ""),),
+        ignore=(r"^quantizer\.(mask$|project_out\.)", r"^(decoder|asr_decoder)\."),
+    )
+    return PublishedNetwork(name, layout, Astral, as_published(config))
+
+
+ASTRAL_WIDE = _published("astral_wide", "bsq2048/bsq2048_light.pth", WIDE)
+ASTRAL_NARROW = _published("astral_narrow", "bsq32/bsq32_light.pth", NARROW)

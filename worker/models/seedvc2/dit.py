@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.seedvc import files
 from worker.models.seedvc.dit import HEAD_WIDTH, Attention, FeedForward, RMSNorm, TimeEmbedder, normalise
 from worker.models.seedvc2.rotary import rounded_table
+from worker.models.weights.published import PublishedNetwork
 
 Branch = Literal["full", "text", "null"]
 TOKENS = 2  # in front of the frames: time and style
@@ -212,3 +214,12 @@ class DiT2(nn.Module):
     def forward(self, x: Tensor, prompt_x: Tensor, lens: Tensor | None, t: Tensor, style: Tensor, mu: Tensor) -> Tensor:
         """One evaluation with a time an item, ``t [B]``; the other shapes as in ``conditions`` and ``velocity``."""
         return self.velocity(x, self.times(t), self.conditions(prompt_x, style, mu, lens))
+
+
+IGNORE = (
+    r"(^|\.)(freqs_cis|causal_mask|input_pos)$",
+    r"^(x_embedder|skip_linear|content_mask_embedder)\.",
+)
+CFM_V2 = PublishedNetwork(
+    "cfm_v2", files.layout("v2", "cfm", ("estimator.",), ignore=IGNORE), DiT2, DiT2Config.from_shapes
+)

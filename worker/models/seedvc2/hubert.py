@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from worker.models.published.xlsr import Xlsr, XlsrConfig, frame_count
+from worker.models.published.xlsr import XLSR, Xlsr, XlsrConfig, frame_count
+from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 LARGE = XlsrConfig(depth=18)
 SAMPLES_A_FRAME = 320
@@ -28,3 +29,19 @@ def content_lens(lens: Tensor, frames: int) -> Tensor:
 
 
 __all__ = ["LARGE", "SAMPLES_A_FRAME", "Hubert", "content_lens", "frame_count"]
+
+
+HUBERT = PublishedNetwork(
+    "hubert_v2",
+    PublishedFile(
+        "facebook/hubert-large-ll60k",
+        "pytorch_model.bin",
+        "Apache-2.0",
+        prefixes=("hubert.", ""),
+        rename=XLSR.layout.rename,
+        ignore=(r"^masked_spec_embed$", r"^encoder\.layers\.(1[89]|2[0-3])\.", r"^encoder\.layer_norm\."),
+        needs_folder=True,
+    ),
+    Hubert,
+    as_published(LARGE),
+)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worker.models.seedvc import files
 from worker.models.seedvc.regulator import ItemNorm, nearest_index
+from worker.models.weights.published import PublishedNetwork, as_published
 
 STAGES = 4
 
@@ -72,3 +74,12 @@ class CodeEmbedding(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         out: Tensor = self.embedding(codes)
         return out
+
+
+IGNORE = (r"^mask_token$",)
+REGULATOR_V2 = PublishedNetwork(
+    "regulator_v2", files.layout("v2", "length_regulator", ignore=IGNORE), CodeRegulator, as_published(CFM)
+)
+REGULATOR_AR_V2 = PublishedNetwork(
+    "regulator_ar_v2", files.layout("ar_v2", "length_regulator", ignore=IGNORE), CodeEmbedding, as_published(AR)
+)

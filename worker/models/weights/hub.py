@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from loguru import logger
 from torch import nn
 
-from worker.models.published.bigvgan import BigVganConfig
-from worker.models.seedvc.spec import SPECS, spec_named
-from worker.models.weights.checkpoints import NETWORKS, CheckpointError, Layout, first_line, load_network, network_named
+from worker.models.weights.checkpoints import CheckpointError, first_line, load_network
+from worker.models.weights.published import PublishedFile, PublishedNetwork
 
 DEFAULT_FOLDER = Path("checkpoints")
 
@@ -30,6 +31,7 @@ class FileState:
 
     repository: str
     file: str
+    licence: str
     path: Path | None
 
     @property
@@ -37,69 +39,64 @@ class FileState:
         return self.path.stat().st_size if self.path else 0
 
 
-def files(model: str, folder: Path = DEFAULT_FOLDER) -> list[FileState]:
-    """The files of a model and where they are; the network is not asked."""
+def files(networks: Iterable[PublishedNetwork], folder: Path = DEFAULT_FOLDER) -> list[FileState]:
+    """The files of networks and where they are; the hub is not asked."""
     states = []
-    for network in spec_named(model).networks:
-        layout = NETWORKS[network].layout
+    for network in networks:
+        layout = network.layout
         for file in layout.files:
-            state = FileState(layout.repository, file, find(layout, file, folder))
-            if state not in states:  # one file holds the transformer and the regulator
+            state = FileState(layout.repository, file, layout.licence, find(layout, file, folder))
+            if state not in states:  # one file may hold several networks
                 states.append(state)
     return states
 
 
-def fetch(model: str, folder: Path = DEFAULT_FOLDER) -> list[FileState]:
-    """Download what is missing of a model, with progress bars. Raises ``CheckpointError``."""
-    for network in spec_named(model).networks:
-        layout = NETWORKS[network].layout
-        for file in layout.files:
-            obtain(layout, file, folder)
-    return files(model, folder)
+def fetch(networks: Iterable[PublishedNetwork], folder: Path = DEFAULT_FOLDER) -> list[FileState]:
+    """Download what is missing, with progress bars. Raises ``CheckpointError``."""
+    networks = list(networks)
+    for network in networks:
+        for file in network.layout.files:
+            obtain(network.layout, file, folder)
+    return files(networks, folder)
 
 
-def load(network: str, folder: Path = DEFAULT_FOLDER, config: Any = None) -> nn.Module:
+def load(network: PublishedNetwork, folder: Path = DEFAULT_FOLDER, config: Any = None) -> nn.Module:
     """A network with its published weights, downloaded if they are not here. Raises ``CheckpointError``.
 
     config: its sizes; None: as published.
     """
-    layout = network_named(network).layout
-    if layout.config_file is not None:
+    layout = network.layout
+    if layout.config_file is not None and network.read_config is not None:
         path = obtain(layout, layout.config_file, folder)
         try:
-            config = BigVganConfig.from_published(json.loads(path.read_text()))
+            config = network.read_config(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path}: not a configuration of {network} ({first_line(error)}).") from error
+            raise CheckpointError(f"{path}: not a configuration of {network.name} ({first_line(error)}).") from error
     return load_network(network, obtain(layout, layout.file, folder), config)
 
 
-def layout_of(network: str) -> Layout:
-    """How a network is published. Raises ``CheckpointError`` for an unknown one."""
-    return network_named(network).layout
-
-
-def find(layout: Layout, file: str, folder: Path) -> Path | None:
+def find(layout: PublishedFile, file: str, folder: Path) -> Path | None:
     """A file that is on this machine: a plain copy, or in the cache."""
-    repositories = (layout.repository, *layout.mirrors)
-    plain = [folder / repository.partition("/")[2] / file for repository in repositories]
-    if is_unambiguous(file):
+    plain = [folder / repository.partition("/")[2] / file for repository in layout.repositories]
+    if not layout.needs_folder:
         plain.append(folder / file)
-    cached = (try_to_load_from_cache(repository, file, cache_dir=cache(folder)) for repository in repositories)
+    cached = (try_to_load_from_cache(repository, file, cache_dir=cache(folder)) for repository in layout.repositories)
     paths = [*plain, *(Path(path) for path in cached if isinstance(path, str))]
     return next((path for path in paths if path.is_file()), None)
 
 
-def obtain(layout: Layout, file: str, folder: Path) -> Path:
+def obtain(layout: PublishedFile, file: str, folder: Path) -> Path:
     """A file that is on this machine, or is now."""
     path = find(layout, file, folder)
     if path is not None:
         return path
     where = f"{layout.repository}: {file}"
-    copy = folder / layout.repository.partition("/")[2] / file
+    copy = folder / layout.folder / file
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"{where} is not here and HF_HUB_OFFLINE is set: put a copy at {copy}.")
-    for repository in (layout.repository, *layout.mirrors):
+    for repository in layout.repositories:
         try:
+            logger.info("downloading {}: {} from {} (licence {})", repository, file, constants.ENDPOINT, layout.licence)
             return Path(hf_hub_download(repository, file, cache_dir=cache(folder)))
         except LocalEntryNotFoundError as error:  # the hub could not be reached: a mirror cannot be either
             raise CheckpointError(
@@ -116,22 +113,3 @@ def obtain(layout: Layout, file: str, folder: Path) -> Path:
 def cache(folder: Path) -> Path:
     """The Hugging Face cache in use."""
     return Path(constants.HF_HUB_CACHE) if os.environ.get("HF_HUB_CACHE") else folder
-
-
-def is_unambiguous(file: str) -> bool:
-    """Whether only one repository publishes a file of this name."""
-    layouts = [network.layout for network in NETWORKS.values()]
-    return len({layout.repository for layout in layouts if file in layout.files}) == 1
-
-
-def table(folder: Path = DEFAULT_FOLDER) -> str:
-    """What ``fast-vc models list`` prints: every model's files, and which are here."""
-    lines = []
-    for model in SPECS:
-        states = files(model, folder)
-        here = sum(state.path is not None for state in states)
-        lines.append(f"{model}: {here} of {len(states)} files here")
-        for state in states:
-            place = f"{state.size_bytes / 1e6:8.1f} MB  {state.path}" if state.path else "       -     not here"
-            lines.append(f"  {state.repository + ': ' + state.file:<86} {place}")
-    return "\n".join(lines)

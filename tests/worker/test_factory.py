@@ -1,0 +1,49 @@
+"""A model or an engine is one line of a table, and nothing else is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from typing import get_args
+
+import pytest
+
+from shared.config import ROOT, WorkerConfig
+from worker.factory import ENGINES
+from worker.models.catalogue import MODULES, model_named
+
+_IMPORTED = """
+import sys
+import worker.main
+from shared.config import WorkerConfig
+from worker.factory import make_engine
+make_engine(WorkerConfig(model=sys.argv[1], right_ms=60), "cpu")
+print("\\n".join(sys.modules))
+"""
+
+
+def imported(model: str) -> set[str]:
+    """Modules that a worker of ``model`` has imported once its engine is made."""
+    command = [sys.executable, "-c", _IMPORTED, model]
+    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_every_configurable_model_has_its_engine() -> None:
+    assert set(get_args(WorkerConfig.model_fields["model"].annotation)) == set(ENGINES)
+    assert all(callable(import_module(module).make) for module in ENGINES.values())
+    assert all(model_named(name).name == name for name in MODULES)
+
+
+@pytest.mark.parametrize("model", ["shift", "passthrough"])
+def test_an_engine_without_networks_imports_none(model: str) -> None:
+    foreign = ("worker.models.published", "worker.models.seedvc", "worker.models.nano", "worker.engines.diffusion")
+    assert not {name for name in imported(model) if name.startswith(foreign)}
+
+
+def test_a_model_imports_its_own_networks_alone() -> None:
+    others = ("hift", "bigvgan", "rmvpe", "campplus", "xlsr")
+    modules = imported("nano")
+    assert "worker.models.nano.networks" in modules
+    assert not {f"worker.models.published.{name}" for name in others} & modules
+    assert "worker.models.seedvc.spec" not in modules
