@@ -1,7 +1,7 @@
 """What the scheduler asks of a model: a few verbs over rows of preallocated state.
 
 An engine owns per-session state as rows of tensors, indexed by slot. It converts the windows of many rows in one call.
-Context roll, loudness and crossfade are not its business: see ``worker.streaming.rows``.
+Context roll, loudness and crossfade are not its business: see ``worker.streaming.pool``.
 """
 
 from __future__ import annotations
@@ -105,13 +105,18 @@ class Engine(Protocol):
         """Reset row ``slot`` for a new session with reference ``voice``.
 
         Raises ``KeyError`` for an unknown voice, ``VoiceError`` for a reference that turns out to be of no use,
-        ``PoolFull`` if there is no room for one more voice. seed: in [0, 2^63); of a session's noise, so that the
-        session can be reproduced.
+        ``PoolFull`` if there is no room for one more voice; then the row is as it was. seed: in [0, 2^63); of a
+        session's noise, so that the session can be reproduced.
         """
         ...
 
     def close(self, slot: int) -> None:
         """Forget what row ``slot`` held."""
+        ...
+
+    def prepare(self, budget_s: float) -> bool:
+        """Do one piece of work that was put off until nobody waits, if it is not expected to take longer than
+        ``budget_s`` seconds; whether it was done."""
         ...
 
     def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
@@ -128,3 +133,10 @@ def session_seed(session_id: str) -> int:
     """A seed in [0, 2^62) from a session's name, the same on every host."""
     digest = hashlib.blake2b(session_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> (64 - SEED_BITS)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU allocator's words

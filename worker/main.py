@@ -26,7 +26,7 @@ from worker.geometry import INPUT_RATE
 from worker.serving.link import WorkerLink
 from worker.serving.scheduler import Scheduler
 from worker.serving.warmup import warm_up
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 
 
 def check_device(device: str) -> None:

@@ -19,7 +19,7 @@ from worker.engines.diffusion.prompts import make_prompt
 from worker.geometry import Geometry
 from worker.models.networks import Networks
 from worker.streaming.gates import EnergyGate
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 from worker.voices import Voice
 
 GUIDANCE, STEPS = 0.7, 30  # of models that file_vc has no own defaults for

@@ -21,7 +21,7 @@ import torch
 
 from worker.engines.shift.engine import ShiftEngine
 from worker.geometry import INPUT_RATE, Geometry
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 from worker.voices import list_voices
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -33,6 +33,9 @@ class PassthroughEngine:
     def close(self, slot: int) -> None:
         pass
 
+    def prepare(self, budget_s: float) -> bool:
+        return False
+
     def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
         end = self.geometry.window_samples - self.geometry.right_samples_out
         return batch.window[:, end - self.geometry.engine_samples : end].clone(), {}

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 from loguru import logger
@@ -20,10 +21,11 @@ from shared.log import for_session
 from shared.messages import Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
 from worker.engine import PoolFull, StageTimes, session_seed
 from worker.serving.plan import Planner, Waiting
-from worker.streaming.rows import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
+from worker.streaming.pool import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
 from worker.voices import VoiceError
 
 CREDIT = 2  # chunks of a session that may wait here
+PREPARE_BLOCKS = 0.5  # of time that work which was put off may take while sessions are open
 MAX_INBOX = 100_000  # messages; reached only if the engine hangs while gateways ignore their credit
 
 Key = tuple[int, str]  # gateway connection, session id
@@ -128,6 +130,8 @@ class Scheduler:
         self._gather()
         waiting = self._waiting()
         if not waiting:
+            if not answered:
+                self._prepare()
             return answered
         now = self.busy_since = self._clock()
         try:
@@ -138,6 +142,14 @@ class Scheduler:
             self.busy_since = None
             self._idle_since = self._clock()
         return answered + len(plan.late) + converted
+
+    def _prepare(self) -> None:
+        """Nobody waits. Work that was put off may take as long as it likes where nobody can come before it is done."""
+        with self._arrived:
+            if self._inbox:
+                return
+        block_s = self._pool.geometry.block_ms / 1000
+        self._pool.engine.prepare(PREPARE_BLOCKS * block_s if self._open else float("inf"))
 
     def _waiting(self) -> list[Waiting[Key]]:
         return [
@@ -180,6 +192,8 @@ class Scheduler:
                 case _DropGateway():
                     for key in [key for key in self._open if key[0] == gateway]:
                         self._close(key)
+                case _:
+                    assert_never(message)
         self.sessions = len(self._open)
 
     def _open_session(self, key: Key, message: Open) -> None:
@@ -195,6 +209,10 @@ class Scheduler:
             self._reply(key[0], Failed(message.session, message.epoch, "OVERLOADED", str(error)))
         except (UnknownVoice, VoiceError, ValueError) as error:
             self._reply(key[0], Failed(message.session, message.epoch, "INVALID_CONFIG", str(error)))
+        except Exception as error:  # one session that cannot begin ends nobody else's
+            for_session(message.session).exception("could not be opened, voice {}", message.voice)
+            reason = f"could not be opened: {type(error).__name__}"
+            self._reply(key[0], Failed(message.session, message.epoch, "INTERNAL_ERROR", reason))
         else:
             self._open[key] = _Session(message.epoch, slot)
             for_session(message.session).info("opened, voice {}, epoch {}", message.voice, message.epoch)

@@ -12,14 +12,14 @@ from shared.config import ConfigError, WorkerConfig
 from worker.buckets import buckets
 from worker.serving.cost import CostModel
 from worker.serving.plan import Planner
-from worker.streaming.rows import OutOfMemory, StreamPool
+from worker.streaming.pool import OutOfMemory, StreamPool
 
 GROWTH = 2.5  # what a bucket of twice the size may cost, at most
 
 
 def warm_up(pool: StreamPool, config: WorkerConfig, clock: Callable[[], float] = time.perf_counter) -> Planner:
-    """Run batches of every bucket with the fewest and the most steps (on CUDA with every number between them, each of
-    which is a graph), and make the planner from what they took.
+    """Run batches of every bucket with the fewest and the most steps, which the planner will use first, and make it
+    from what they took. What lies between is prepared when it is first met (see ``Engine.prepare``).
 
     Buckets too large for the device's memory, or for `warm_up_s`, lower `max_batch`. Raises `ConfigError` if there is
     no memory for a single row.
@@ -28,7 +28,7 @@ def warm_up(pool: StreamPool, config: WorkerConfig, clock: Callable[[], float] =
     cost = CostModel()
     most = config.steps
     fewest = config.fewest_steps if pool.engine.limits.max_steps else most  # a model without a solver has no choice
-    counts = list(range(fewest, most + 1)) if pool.device.type == "cuda" else sorted({fewest, most})
+    counts = sorted({fewest, most})
     largest = min(config.max_batch, pool.max_sessions)
     fits, took_s = 0, 0.0
     for size in sorted({min(bucket, largest) for bucket in buckets(largest)}):
@@ -75,7 +75,8 @@ def warm_up(pool: StreamPool, config: WorkerConfig, clock: Callable[[], float] =
 
 
 def _time_batch(pool: StreamPool, size: int, steps: int, clock: Callable[[], float]) -> float:
-    """Milliseconds of the second of two batches; the first sets up what is set up on first use."""
+    """Milliseconds of the second of two batches; the first, and what the engine prepares after it, set up what is set
+    up on first use."""
     voice = next(iter(pool.engine.voices))
     noise = np.random.default_rng(0).integers(-3000, 3000, pool.geometry.block_samples_in).astype(np.int16)
     slots = []
@@ -84,6 +85,8 @@ def _time_batch(pool: StreamPool, size: int, steps: int, clock: Callable[[], flo
             slots.append(pool.open(voice))
         pool.listen(slots, [noise] * size)
         pool.convert(slots, steps)
+        while pool.engine.prepare(float("inf")):
+            pass
         began = clock()
         pool.convert(slots, steps)
         return 1e3 * (clock() - began)

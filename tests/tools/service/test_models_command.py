@@ -37,4 +37,4 @@ def test_what_cannot_be_fetched_is_one_sentence() -> None:
     assert "Traceback" not in result.output
     result = CliRunner().invoke(main, ["models", "fetch", "huge"])
     assert result.exit_code == 1
-    assert "unknown model 'huge'; known are tiny, small, base" in result.output
+    assert "unknown model 'huge'; known are nano, tiny, small, base" in result.output

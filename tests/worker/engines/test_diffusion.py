@@ -21,12 +21,14 @@ from worker import pitch
 from worker.buckets import bucket_of, buckets
 from worker.engine import Batch, PoolFull, SessionOptions
 from worker.engines.diffusion.engine import DiffusionEngine, Rows, transpose_pitch
+from worker.engines.diffusion.graphs import GraphCache
 from worker.engines.diffusion.pipeline import Pipeline, Prompts
 from worker.geometry import Geometry
 from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
+from worker.streaming.crossfade import sola
 from worker.streaming.gates import EnergyGate
-from worker.streaming.rows import StreamPool, sola
+from worker.streaming.pool import OutOfMemory, StreamPool
 from worker.voices import Voice, VoiceError, list_voices
 
 SECONDS = {"carlo": 1.6, "allison": 1.1, "june": 1.3}  # of reference
@@ -268,6 +270,53 @@ def test_voices_come_and_go_within_the_bound(make: Make) -> None:
     expected = stream(fresh, [fresh.open("june"), fresh.open("allison")], [speech(0.96)] * 2)
     assert np.abs(out[0] - expected[0]).max() <= TOLERANCE
     assert np.abs(out[1] - expected[1]).max() <= TOLERANCE
+
+
+def test_a_session_that_cannot_begin_costs_no_row(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for its prompt, or for what follows, everything that it took is free again."""
+    engine = make(max_prompts=2, rows=4)
+    pool = StreamPool(engine, 4)
+    first = pool.open("carlo")
+    prompt = engine.pipeline.prompt
+
+    def no_memory(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.pipeline, "prompt", no_memory)
+            with pytest.raises(OutOfMemory, match="one more session of voice 'june'"):
+                pool.open("june")
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._gate, "open", no_memory)
+            with pytest.raises(OutOfMemory):
+                pool.open("allison")
+    assert engine.pipeline.prompt == prompt
+    assert pool.sessions == 1
+    second = pool.open("june")  # in the row that allison's failed sessions have given back
+    assert set(engine.bank.names) == {"carlo", "june"}
+    pool.close(first)
+    pool.close(second)
+    assert pool.sessions == 0
+
+
+def test_graphs_that_fail_leave_a_working_engine(make: Make) -> None:
+    """Whatever a capture raises: the answer is that of an engine without graphs."""
+    engine, plain = make(), make()
+
+    def capture(call: object, memory: object) -> Any:
+        raise RuntimeError("cudaErrorStreamCaptureUnsupported")
+
+    engine._graphs = GraphCache(engine._captured_call, capture)
+    outs = []
+    for one in (engine, plain):
+        pool = StreamPool(one, 4)
+        slot = pool.open("carlo", seed=5)
+        first = stream(pool, [slot], [speech(0.48)])[0]
+        assert one.prepare(float("inf")) == (one is engine)
+        outs.append(np.concatenate([first, stream(pool, [slot], [speech(0.48, 0.48)])[0]]))
+    assert np.array_equal(*outs)
+    assert not engine.prepare(float("inf"))
 
 
 def test_a_reference_of_no_use_is_refused_by_name(pipelines: dict[str, Pipeline], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from worker.engines.diffusion.offline import ConversionOptions, FileConverter, R
 from worker.engines.diffusion.prompts import make_prompt
 from worker.factory import make_engine
 from worker.models.published.mel import NANO, MelSpectrogram
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 from worker.voices import list_voices
 
 WOMAN = ROOT / "worker/assets/samples/sample.flac"

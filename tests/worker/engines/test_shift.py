@@ -24,7 +24,7 @@ from worker.engine import Batch, SessionOptions
 from worker.engines.shift import psola
 from worker.engines.shift.engine import DEFAULT_GEOMETRY, ShiftEngine
 from worker.geometry import Geometry
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 from worker.voices import Voice, VoiceError, list_voices
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -25,7 +25,7 @@ from worker.geometry import Geometry
 from worker.serving.cost import CostModel
 from worker.serving.plan import Planner, Waiting
 from worker.serving.scheduler import Scheduler
-from worker.streaming.rows import BlockOut, Heard, OutOfMemory, Step
+from worker.streaming.pool import BlockOut, Heard, OutOfMemory, Step
 
 GEOMETRY = Geometry.from_ms(block_ms=500, left_ms=500)
 BLOCK_S = GEOMETRY.block_ms / 1000
@@ -47,8 +47,13 @@ IDEAL_ROWS_A_S = 1000 * MAX_BATCH / true_ms(MAX_BATCH, MIN_STEPS)
 
 
 class Named:
+    """The engine, as far as a scheduler asks."""
+
     name = "simulated"
     limits = NO_OPTIONS
+
+    def prepare(self, budget_s: float) -> bool:
+        return False
 
 
 class World:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from shared.messages import Audio, Chunk, Close, Failed, Open, Opened
 from worker.engine import Batch
@@ -14,7 +15,7 @@ from worker.geometry import Geometry
 from worker.serving.cost import CostModel
 from worker.serving.plan import Planner
 from worker.serving.scheduler import Scheduler
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 
 GEOMETRY = Geometry.from_ms(block_ms=100, left_ms=100)
 BLOCK = GEOMETRY.block_samples_in
@@ -223,3 +224,61 @@ def test_the_engine_is_stuck_only_while_a_batch_runs() -> None:
     house.turn()
     assert seen == [pytest.approx(7)]
     assert house.scheduler.stuck_for() == 0
+
+
+class Full(PassthroughEngine):
+    """Has no memory for a second session, and a fault in every third."""
+
+    def __init__(self) -> None:
+        super().__init__(GEOMETRY)
+        self.prepared: list[float] = []
+
+    def open(self, slot: int, voice: str, options: Any, seed: int) -> None:
+        if slot == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if slot == 2:
+            raise RuntimeError("CUDA error")
+
+    def prepare(self, budget_s: float) -> bool:
+        self.prepared.append(budget_s)
+        return False
+
+
+def test_without_memory_to_begin_a_session_fails_alone() -> None:
+    house = House(engine=Full())
+    house.open("a")
+    house.open("b", "c")
+    assert [(m.session, m.code) for m in house.of(Failed)] == [("b", "OVERLOADED"), ("c", "OVERLOADED")]
+    assert "no memory for one more session" in house.of(Failed)[0].message
+    house.chunk("a", 0)
+    house.turn()
+    assert house.audio() == [("a", 0)]
+    assert house.pool.sessions == house.scheduler.sessions == 1
+
+
+def test_whatever_fails_while_a_session_begins_costs_nobody_else_anything() -> None:
+    house = House(engine=Full())
+    house.open("a")
+    house.pool._open[1] = True  # so that the next one is the third
+    house.open("b")
+    assert [(m.session, m.code) for m in house.of(Failed)] == [("b", "INTERNAL_ERROR")]
+    assert [m.session for m in house.of(Opened)] == ["a"]
+    house.chunk("a", 0)
+    house.turn()
+    assert house.audio() == [("a", 0)]
+
+
+def test_what_was_put_off_is_done_when_nobody_waits() -> None:
+    """Without sessions it may take any time; with some, a part of a block, so that nobody's answer is late for it."""
+    engine = Full()
+    house = House(engine=engine)
+    house.turn()
+    assert engine.prepared == [float("inf")]
+    house.open("a")
+    house.chunk("a", 0)
+    house.turn()
+    assert max(engine.prepared[1:]) == 0.05
+    asked = len(engine.prepared)
+    house.chunk("a", 1)
+    house.turn()
+    assert len(engine.prepared) == asked

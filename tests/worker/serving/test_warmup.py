@@ -16,7 +16,7 @@ from worker.factory import make_engine, make_gate
 from worker.geometry import Geometry
 from worker.serving.warmup import warm_up
 from worker.streaming.gates import EnergyGate, SileroGate
-from worker.streaming.rows import StreamPool
+from worker.streaming.pool import StreamPool
 
 GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=200)
 

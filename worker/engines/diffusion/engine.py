@@ -149,18 +149,25 @@ class DiffusionEngine:
         return self._voices
 
     def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
-        row = self.bank.acquire(voice)
-        self._voice_of[slot] = voice
         guidance = self.pipeline.guidance if options.guidance is None else options.guidance
         steps = self.max_steps if options.steps is None else min(options.steps, self.max_steps)
+        row = self.bank.acquire(voice)
+        try:
+            state = self.state
+            state.prompt[slot], state.seed[slot] = row, seed
+            state.steps[slot], state.guidance[slot], state.shift[slot] = steps, guidance, options.f0_shift
+            state.pitches[slot] = 0
+        except Exception:
+            self.bank.release(voice)
+            raise
+        self._voice_of[slot] = voice
         self._plain[slot] = guidance == self.pipeline.guidance and steps == self.max_steps
-        state = self.state
-        state.prompt[slot], state.seed[slot] = row, seed
-        state.steps[slot], state.guidance[slot], state.shift[slot] = steps, guidance, options.f0_shift
-        state.pitches[slot] = 0
 
     def close(self, slot: int) -> None:
         self.bank.release(self._voice_of.pop(slot))
+
+    def prepare(self, budget_s: float) -> bool:
+        return self._graphs is not None and self._graphs.capture_next(budget_s)
 
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
@@ -177,8 +184,9 @@ class DiffusionEngine:
             prompt=state.prompt[at],
         )
         clock = Laps(self.pipeline.device)
-        if self._graphs is not None:
-            (wave, pitches), times = self._graphs.run(rows, steps), {}
+        replayed = None if self._graphs is None else self._graphs.replay(rows, steps)
+        if replayed is not None:
+            wave, pitches = replayed
             clock.lap("graph")
         else:
             # Whether rows differ is known on the host, and rows that do not are spared what it costs.
@@ -280,4 +288,5 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
         steps=config.steps,
         max_guidance=config.max_guidance,
         max_f0_shift=config.max_f0_shift,
+        graphs=config.graphs,
     )

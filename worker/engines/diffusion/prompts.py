@@ -97,10 +97,11 @@ class PromptBank:
         if evicted is not None:
             logger.info("voice {} makes room for {}", evicted, name)
             self._free.append(self._row.pop(evicted))
-        row, length = self._free.pop(), prompt.mel.shape[1]
+        row, length = self._free[-1], prompt.mel.shape[1]
         self._condition[row, :length] = prompt.condition
         self._condition[row, length:] = 0
         self._mel[row, :, :length] = prompt.mel
         self._mel[row, :, length:] = 0
         self._style[row], self._f0_hz[row], self._lens[row] = prompt.style, prompt.f0_hz, length
+        self._free.pop()  # only now: whatever failed above has cost no row
         self._row[name] = row

@@ -126,6 +126,9 @@ class ShiftEngine:
     def close(self, slot: int) -> None:
         self._callers.put(torch.tensor([slot], device=self.device), Caller.blank(1, self.device))
 
+    def prepare(self, budget_s: float) -> bool:
+        return False
+
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
         geometry = self.geometry

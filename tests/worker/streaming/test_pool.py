@@ -10,7 +10,9 @@ import torch
 
 from worker.engines.passthrough import PassthroughEngine
 from worker.geometry import Geometry
-from worker.streaming.rows import PoolFull, StreamPool, UnknownVoice, rms_mix, sola
+from worker.streaming.crossfade import sola
+from worker.streaming.loudness import rms_mix
+from worker.streaming.pool import PoolFull, StreamPool, UnknownVoice
 
 GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=200)
 BLOCK = GEOMETRY.block_samples_in

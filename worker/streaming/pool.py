@@ -15,20 +15,20 @@ import numpy.typing as npt
 import torch
 from loguru import logger
 
-from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes
+from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes, is_out_of_memory
 from worker.geometry import UNIT_SAMPLES, Geometry
+from worker.streaming.crossfade import sola
 from worker.streaming.gates import EnergyGate, Gate
+from worker.streaming.loudness import rms_mix
 from worker.timings import Laps
 
 Pcm = npt.NDArray[np.int16]
 
 _FULL_SCALE = 32768.0
-_RMS_FRAME_UNITS = 4
-_RMS_FLOOR = 1e-3
 
 
 class OutOfMemory(RuntimeError):
-    """The device has no memory for a batch of this size; a smaller one may fit. All rows are as they were."""
+    """The device has no memory for one more session, or for a batch of this size; all rows are as they were."""
 
 
 class UnknownVoice(KeyError):
@@ -108,7 +108,8 @@ class StreamPool:
 
         history: the latest 16 kHz samples that an earlier worker has already been given, any number of them; the
         session goes on from there. seed: in [0, 2^63), of the session's noise. Raises ``PoolFull``, ``UnknownVoice``,
-        and ``ValueError`` unless history is int16 ``[n]``.
+        ``OutOfMemory``, ``ValueError`` unless history is int16 ``[n]``, and what the engine raises; then nothing is
+        kept of the session.
         """
         if voice not in self.engine.voices:
             raise UnknownVoice(f"no voice {voice!r}; there are {', '.join(self.engine.voices)}")
@@ -118,7 +119,21 @@ class StreamPool:
         if not len(free):
             raise PoolFull(f"all {self.max_sessions} sessions are taken")
         slot = int(free[0])
-        self.engine.open(slot, voice, options or SessionOptions(), seed)
+        try:
+            self.engine.open(slot, voice, options or SessionOptions(), seed)
+            try:
+                self._start(slot, history)
+            except Exception:
+                self.engine.close(slot)
+                raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"no memory for one more session of voice {voice!r}") from error
+            raise
+        self._open[slot] = True
+        return slot
+
+    def _start(self, slot: int, history: Pcm | None) -> None:
         self._window[slot].zero_()
         self._tail[slot].zero_()
         self._position[slot] = 0
@@ -128,8 +143,6 @@ class StreamPool:
             recent = heard[-self.geometry.window_samples :]
             self._window[slot, -len(recent) :] = recent
         self._gate.open(slot, heard)
-        self._open[slot] = True
-        return slot
 
     def close(self, slot: int) -> None:
         """Free the slot. Raises ``ValueError`` if it is not open."""
@@ -264,7 +277,7 @@ class StreamPool:
                 )
                 finite = out.isfinite().all(dim=1).cpu().numpy()
             except Exception as error:
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     raise OutOfMemory(f"no memory for a batch of {len(part)}") from error
                 logger.exception("the engine failed on a batch of {}", len(part))
                 if len(part) > 1:
@@ -287,53 +300,3 @@ class StreamPool:
         scaled = (joined * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
         pcm = scaled.to(torch.int16).cpu().numpy()
         return [BlockOut(*parts) for parts in zip(pcm, speech, errors, strict=True)]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU allocator's words
-
-
-def sola(made: torch.Tensor, tail: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join new sound ``made [B, engine_samples]`` to ``tail [B, crossfade_samples]``, the end of what was emitted.
-
-    Synchronised overlap-add as in Seed-VC's real-time converter: the offset within the search range at which the new
-    sound correlates best with the tail (normalised by the new sound's energy), a sin^2 crossfade there, one block out.
-    Returns the block ``[B, block_samples_out]`` and the next tail. Where the tail or the new sound is silent the offset
-    is 0.
-    """
-    length, search = geometry.crossfade_samples, geometry.search_samples
-    head = made[:, : length + search]
-    products = torch.nn.functional.conv1d(head[None], tail[:, None], groups=len(tail))[0]
-    energy = torch.nn.functional.avg_pool1d(head.square()[:, None], length, 1)[:, 0] * length
-    score = products / (energy + 1e-8).sqrt()
-    offset = torch.where(score.amax(dim=1) > 0, score.argmax(dim=1), 0)
-    block = geometry.block_samples_out
-    at = offset[:, None] + torch.arange(block + length, device=made.device)
-    joined = made.gather(1, at)
-    fade_in = torch.sin(torch.linspace(0, 1, length, device=made.device) * (torch.pi / 2)).square()
-    joined[:, :length] = joined[:, :length] * fade_in + tail * (1 - fade_in)
-    return joined[:, :block], joined[:, block:].clone()
-
-
-def rms_mix(window: torch.Tensor, made: torch.Tensor, geometry: Geometry, rate: float) -> torch.Tensor:
-    """Pull the loudness of ``made [B, engine_samples]`` towards that of its span of ``window [B, window_samples]``.
-
-    As fast-vc does: rms over frames of 80 ms every 20 ms, spread linearly over the samples, output rms floored at 1e-3;
-    ``made * (rms_in / rms_out) ** (1 - rate)``.
-    """
-    stop = geometry.window_samples - geometry.right_units * UNIT_SAMPLES
-    span = geometry.engine_samples // geometry.unit_samples_out
-    heard = window[:, stop - span * UNIT_SAMPLES : stop]
-    frame_units = min(_RMS_FRAME_UNITS, span)
-    samples = made.shape[1]
-    rms_in = _rms_track(heard, UNIT_SAMPLES, frame_units, samples)
-    rms_out = _rms_track(made, geometry.unit_samples_out, frame_units, samples).clamp(min=_RMS_FLOOR)
-    return made * (rms_in / rms_out) ** (1 - rate)
-
-
-def _rms_track(wave: torch.Tensor, unit: int, frame_units: int, samples: int) -> torch.Tensor:
-    rms = wave.unfold(1, frame_units * unit, unit).square().mean(dim=2).sqrt()
-    spread = torch.nn.functional.interpolate(rms[:, None], samples + 1, mode="linear", align_corners=True)
-    return spread[:, 0, :-1]
