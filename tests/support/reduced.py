@@ -23,10 +23,15 @@ from worker.models.seedvc import spec
 from worker.models.seedvc.dit import DiTConfig
 from worker.models.seedvc.files import REPOSITORY
 from worker.models.seedvc.regulator import RegulatorConfig
+from worker.models.seedvc2.ar import ArConfig
+from worker.models.seedvc2.astral import AstralConfig
+from worker.models.seedvc2.dit import DiT2Config
+from worker.models.seedvc2.model import V2Spec
+from worker.models.seedvc2.regulator import CodeRegulatorConfig
 from worker.models.weights.checkpoints import COUNTER, folded_name, our_name
 from worker.models.weights.published import PublishedNetwork
 
-KEYS = Path(__file__).parents[1] / "data" / "parity"
+KEYS = [Path(__file__).parents[1] / "data" / folder for folder in ("parity", "parity_v2")]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 _XLSR = XlsrConfig(conv_width=32, width=64, heads=4, inner=128, depth=2)
@@ -52,15 +57,31 @@ def reduced(name: str) -> spec.ModelSpec:
     )
 
 
-def write_hub(folder: Path, model: spec.ModelSpec) -> None:
+def reduced_v2() -> V2Spec:
+    """V2 with small networks."""
+    return V2Spec(
+        content=_XLSR,
+        wide=AstralConfig(bits=11, feature_width=_XLSR.width, width=32, inner=96, depth=3),
+        narrow=AstralConfig(bits=5, feature_width=_XLSR.width, width=32, inner=96, depth=3),
+        dit=DiT2Config(width=128, depth=2, inner=192),
+        regulator=CodeRegulatorConfig(codes=2048, width=128),
+        ar=ArConfig(width=384, depth=2, heads=6, inner=256),
+        ar_regulator=CodeRegulatorConfig(codes=32, width=384),
+        style=CamPlusConfig(channels=4, layers=(1, 1, 1)),
+        vocoder=_BIGVGAN_22K,
+    )
+
+
+def write_hub(folder: Path, model: spec.ModelSpec | V2Spec) -> None:
     """Every file of a model, as a download would leave it."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, dict[str, Any]] = {}  # of files that hold several networks
     for network, config in model.networks_with_sizes:
         layout = network.layout
         entries = published_entries(network, config)
         if layout.repository == REPOSITORY:
-            merged[layout.nesting[1]] = {f"module.{name}": tensor for name, tensor in entries.items()}
-            torch.save({"net": merged, "epoch": 1, "iters": 2}, cached(folder, layout.repository, layout.file))
+            parts = merged.setdefault(layout.file, {})
+            parts[layout.nesting[1]] = {f"module.{name}": tensor for name, tensor in entries.items()}
+            torch.save({"net": parts, "epoch": 1, "iters": 2}, cached(folder, layout.repository, layout.file))
             continue
         path = cached(folder, layout.repository, layout.file)
         if path.suffix == ".safetensors":
@@ -90,7 +111,7 @@ def cached(folder: Path, repository: str, file: str) -> Path:
 
 def published_entries(network: PublishedNetwork, config: Any) -> dict[str, Tensor]:
     """Entries under their published names, for a network of the sizes of ``config``."""
-    keys = KEYS / f"{network.name}.keys.json"
+    keys = next(path for path in (folder / f"{network.name}.keys.json" for folder in KEYS) if path.is_file())
     shapes: dict[str, tuple[list[int], str]] = json.loads(keys.read_text())
     with torch.device("meta"):
         ours = {name: tuple(tensor.shape) for name, tensor in network.build(config).state_dict().items()}

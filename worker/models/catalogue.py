@@ -20,6 +20,7 @@ MODULES: Mapping[str, str] = {  # each has a function ``model(name) -> Model``
     "tiny": "worker.models.seedvc.model",
     "small": "worker.models.seedvc.model",
     "base": "worker.models.seedvc.model",
+    "v2": "worker.models.seedvc2.model",
 }
 
 

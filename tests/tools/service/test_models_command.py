@@ -28,6 +28,7 @@ def test_the_list_names_every_file(arguments: list[str], tmp_path: Path) -> None
     assert f"1.5 MB  {tmp_path / 'hift.pt'}" in result.output
     assert "small: 0 of 5" in result.output
     assert "base: 0 of 6" in result.output
+    assert "v2: 0 of 8" in result.output
 
 
 def test_what_cannot_be_fetched_is_one_sentence() -> None:
@@ -37,4 +38,4 @@ def test_what_cannot_be_fetched_is_one_sentence() -> None:
     assert "Traceback" not in result.output
     result = CliRunner().invoke(main, ["models", "fetch", "huge"])
     assert result.exit_code == 1
-    assert "unknown model 'huge'; known are nano, tiny, small, base" in result.output
+    assert "unknown model 'huge'; known are nano, tiny, small, base, v2" in result.output

@@ -42,7 +42,7 @@ NARROW = AstralConfig(bits=5)
 
 @dataclass(frozen=True, slots=True)
 class Energies:
-    """What a stream has measured so far. It begins with zeros; while ``frames`` is 0 a window's own energies count."""
+    """What was measured over some frames of a stream."""
 
     squares: Tensor  # float32 [B, depth, inner], sum of squares of each channel in front of each normalisation
     frames: Tensor  # float32 [B], that it is the sum of
@@ -107,27 +107,22 @@ class Astral(nn.Module):
             x = block.gather(x, hidden, (squares if valid is None else squares * valid).sum(1))
         return x
 
-    def streamed(
-        self, features: Tensor, known: Energies, learn: tuple[int, int], keep: Tensor
-    ) -> tuple[Tensor, Energies]:
-        """As ``hidden`` with a stream's own energies, and those it knows afterwards.
+    def streamed(self, features: Tensor, known: Energies, counted: Tensor) -> tuple[Tensor, Energies]:
+        """As ``hidden``, every frame valid, normalised by what a stream knows; where that is nothing, by what is
+        counted.
 
-        learn: first and last but one frame of the window that are new to ``known``. keep: float32 ``[B]``, what of
-        the old sums remains, in 0 .. 1; exactly 1 with ``learn`` empty leaves them alone.
+        counted: float32 ``[B, N]`` in 0 .. 1, the frames that are measured. Returns the hidden frames and the energies
+        of the counted frames alone.
         """
-        begin, end = learn
         fresh = (known.frames == 0)[:, None]
         x = self._project(features)
-        learnt = []
+        measured = []
         for layer, block in enumerate(self._blocks()):
             hidden = block.spread(x)
-            squares = hidden.float().square()
-            own, new = squares.sum(1), squares[:, begin:end].sum(1)
+            own = (hidden.float().square() * counted[..., None]).sum(1)
+            measured.append(own)
             x = block.gather(x, hidden, torch.where(fresh, own, known.squares[:, layer]))
-            learnt.append(torch.where(fresh, own, known.squares[:, layer] * keep[:, None] + new))
-        counted = known.frames * keep + (end - begin)
-        frames = torch.where(known.frames == 0, float(features.shape[1]), counted)
-        return x, Energies(torch.stack(learnt, dim=1), frames)
+        return x, Energies(torch.stack(measured, dim=1), counted.sum(1))
 
     def project(self, hidden: Tensor) -> Tensor:
         """``[B, N, width]`` to the values that are quantised, float32 ``[B, N, bits]``."""
@@ -177,6 +172,7 @@ def _published(name: str, file: str, config: AstralConfig) -> PublishedNetwork:
         "GPL-3.0",
         rename=((r"^(encoder|quantizer)\.", ""),),
         ignore=(r"^quantizer\.(mask$|project_out\.)", r"^(decoder|asr_decoder)\."),
+        refuse=(r"(^|\.)ssl_model\.",),  # a content encoder of its own, with which the original would replace HuBERT
     )
     return PublishedNetwork(name, layout, Astral, as_published(config))
 

@@ -29,6 +29,18 @@ CFM = CodeRegulatorConfig(codes=2048, width=512)
 AR = CodeRegulatorConfig(codes=32, width=768)
 
 
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of the values in front of each group norm, measured over some frames."""
+
+    sums: Tensor  # float [B, STAGES, 2], of the values and of their squares
+    frames: Tensor  # float [B]
+
+    @classmethod
+    def none(cls, rows: int, device: torch.device | str = "cpu") -> Moments:
+        return cls(torch.zeros(rows, STAGES, 2, device=device), torch.zeros(rows, device=device))
+
+
 class CodeRegulator(nn.Module):
     """Codes to mel frames."""
 
@@ -61,6 +73,36 @@ class CodeRegulator(nn.Module):
             if isinstance(layer, nn.Mish):
                 x = x * valid  # what lies beyond the end must look like the next convolution's zero padding
         return x.transpose(1, 2)
+
+    def streamed(self, codes: Tensor, known: Moments, counted: Tensor) -> tuple[Tensor, Moments]:
+        """As ``frames``, every frame valid, normalised by what is known; where that is nothing, by what is counted.
+
+        counted: float32 ``[B, M]`` in 0 .. 1, the frames that are measured. Returns ``[B, M, width]`` and the moments
+        of the counted frames alone.
+        """
+        x = self.embedding(codes).transpose(1, 2)
+        fresh = (known.frames == 0)[:, None, None]
+        frames = counted.sum(1)
+        sums = []
+        for stage in range(STAGES):
+            conv, norm, mish = (self.model[3 * stage + part] for part in range(3))
+            assert isinstance(norm, ItemNorm)
+            x = conv(x)
+            y = x.float()
+            weighted = y * counted[:, None]
+            own = torch.stack([weighted.sum((1, 2)), (weighted * y).sum((1, 2))], dim=1)
+            sums.append(own)
+            mean, square = torch.where(
+                fresh, _means(own, frames, y.shape[1]), _means(known.sums[:, stage], known.frames, y.shape[1])
+            ).unbind(1)
+            y = (y - mean[:, None]) * (square - mean.square() + 1e-5).clamp(min=1e-5).rsqrt()[:, None]
+            x = mish((y * norm.weight[:, None] + norm.bias[:, None]).to(x.dtype))
+        return x.transpose(1, 2), Moments(torch.stack(sums, dim=1), frames)
+
+
+def _means(sums: Tensor, frames: Tensor, width: int) -> Tensor:
+    """``[B, 2]`` sums over so many frames to means, ``[B, 2, 1]``."""
+    return (sums / (frames * width).clamp(min=1)[:, None])[..., None]
 
 
 class CodeEmbedding(nn.Module):

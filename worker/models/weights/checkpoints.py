@@ -91,6 +91,9 @@ def assemble(network: PublishedNetwork, entries: Mapping[str, Tensor], config: A
     published = take_prefix(entries, network.layout.prefixes)
     if not published:
         raise CheckpointError(f"holds none of the weights of {network.name}.")
+    foreign = [name for name in entries if any(re.search(pattern, name) for pattern in network.layout.refuse)]
+    if foreign:
+        raise CheckpointError(f"not a file of {network.name} alone: it holds {some_of(foreign)} as well.")
     weights = {
         our_name(network.layout, name): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in fold_weight_norm(published).items()

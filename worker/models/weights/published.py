@@ -23,6 +23,7 @@ class PublishedFile:
     prefixes: tuple[str, ...] = ("",)  # the first that occurs is taken off; entries without it belong to others
     rename: Rules = ()  # regular expressions from published names to ours, applied in order
     ignore: tuple[str, ...] = ()  # regular expressions of published names the original carries and does not use
+    refuse: tuple[str, ...] = ()  # of entries that make a file another one than is meant
     mirrors: tuple[str, ...] = ()  # repositories to try when the first has no such file
     config_file: str | None = None  # beside the weights, read by the network's configuration
     needs_folder: bool = False  # other repositories have a file of this name: a plain copy lies in a folder of its own
