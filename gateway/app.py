@@ -20,7 +20,7 @@ from loguru import logger
 from gateway.endpoint import Endpoint
 from gateway.metrics import Metrics
 from gateway.pool import Pool
-from shared.config import Config, ConfigError
+from shared.config import Config, ConfigError, check_auth
 from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION
@@ -96,8 +96,9 @@ class Gateway:
         self._started = time.time()
 
     async def start(self) -> None:
-        """Bind the link, then HTTP. Raises `ConfigError` when a port is taken."""
+        """Bind the link, then HTTP. Raises `ConfigError` when a port is taken or everybody could come in."""
         gateway = self.config.gateway
+        check_auth(self.config)
         self.pool = Pool(gateway, self.config.link, self.metrics)
         self.endpoint = Endpoint(self.config, self.pool, self.metrics, self._codec_threads)
         app = make_app(self.config, self.pool, self.endpoint, self.metrics)

@@ -189,7 +189,7 @@ class Endpoint:
             raise CallerGone
         if is_simple(message.data):
             socket.explain = lambda error: simple_error(error, None)
-            if not self._config.gateway.simple_protocol:
+            if not self._config.gateway.allows_simple:
                 raise SessionError("AUTH_FAILED", "the simple protocol carries no key and is not allowed here")
         protocol = parse_first(message.data)
         socket.explain = protocol.error

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from shared.config import Config, ConfigError
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.settings import Config
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 

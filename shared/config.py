@@ -1,198 +1,138 @@
-"""Configuration: a YAML profile, overridden by environment variables, validated where it is read.
+"""A configuration as it is read: profiles merged over the default, overridden, checked, and wrong ones explained.
 
-`load` merges in this order: the defaults below, the profile (``config/NAME.yaml`` or a file), and environment
-variables ``FASTVC_SECTION__KEY=value`` (the value is read as YAML, so lists and numbers work). An unknown key, a wrong
-type or a value out of range raises `ConfigError` with the key's path and what is allowed. Nothing is replaced silently.
+`load` merges in this order: ``config/default.yaml``, the profile (``config/NAME.yaml`` or a file), environment
+variables ``FASTVC_SECTION__KEY=value`` (the value is read as YAML, so lists and numbers work), and options. A key
+replaces the whole value of an earlier one. An unknown key, a wrong type or a value out of range raises `ConfigError`
+with the key's path, where it came from and what is allowed. Nothing is replaced silently.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-ROOT = Path(__file__).resolve().parents[1]
+from shared.addresses import is_loopback
+from shared.errors import ConfigError
+from shared.settings import (
+    DEMO_KEY,
+    AuthConfig,
+    Config,
+    GatewayConfig,
+    LinkConfig,
+    LogConfig,
+    Section,
+    ServeConfig,
+    WorkerConfig,
+)
+
+__all__ = [
+    "ROOT",
+    "AuthConfig",
+    "Config",
+    "ConfigError",
+    "GatewayConfig",
+    "LinkConfig",
+    "LogConfig",
+    "ServeConfig",
+    "WorkerConfig",
+    "check_auth",
+    "load",
+    "profiles",
+    "resolve",
+]
+
+ROOT = Path(__file__).resolve().parents[1]  # of the packages: what is bundled lies below it, installed or not
+BUNDLED = ROOT / "config"
 ENV_PREFIX = "FASTVC_"
 PROFILE_VARIABLE = "FASTVC_ENV"  # names the profile when no option does
+DEFAULT = "default"
 
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-UnitMs = Annotated[int, Field(ge=20, le=10_000, multiple_of=20)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used. The text names file or variable, key and allowed values."""
+Location = tuple[str, ...]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+@dataclass(slots=True)
+class _Merged:
+    """Sections and keys so far, and which file, variable or option each came from."""
+
+    content: dict[str, Any] = field(default_factory=dict)
+    origin: dict[Location, str] = field(default_factory=dict)
+
+    def add(self, content: Mapping[str, Any], origin: str) -> None:
+        """`content` over what is there, key by key."""
+        for section, values in content.items():
+            self.origin[(section,)] = origin
+            if isinstance(values, dict) and isinstance(self.content.get(section, {}), dict):
+                self.content.setdefault(section, {}).update(values)
+                self.origin |= {(section, str(key)): origin for key in values}
+            else:
+                self.content[section] = values  # not a section: validation says so
+
+    def source(self, location: Location) -> str:
+        return self.origin.get(location[:2]) or self.origin.get(location[:1]) or "configuration"
 
 
-class GatewayConfig(_Section):
-    """The HTTP and WebSocket side."""
+def load(
+    file: Path | None = None,
+    profile: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """The configuration of `file`, else of ``config/PROFILE.yaml`` (profile: argument, FASTVC_ENV, "default").
 
-    host: str = "127.0.0.1"
-    port: Port = 8042
-    max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 400
-    simple_protocol: bool = False
-    prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
-    latency_budget_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
-    max_waiting_blocks: Annotated[int, Field(ge=1, le=1000)] = 8
-    max_message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
-    config_timeout_s: Seconds = 10.0
-    idle_timeout_s: Seconds = 30.0
-    processing_timeout_s: Seconds = 15.0
-    send_timeout_s: Seconds = 10.0
-    max_session_s: Seconds = 14_400.0
-    shutdown_grace_s: Seconds = 10.0
-    codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
-
-
-class AuthConfig(_Section):
-    """Who may open a session."""
-
-    required: bool = True
-    api_keys: list[Annotated[str, Field(min_length=8, max_length=200)]] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _has_keys(self) -> AuthConfig:
-        if self.required and not self.api_keys:
-            raise ValueError("api_keys is empty while required is true: name at least one key (FASTVC_AUTH__API_KEYS)")
-        return self
-
-
-class LinkConfig(_Section):
-    """ZeroMQ between gateway and workers. The gateway binds host:port."""
-
-    host: str = "127.0.0.1"
-    port: Port = 5555
-    allow_plain: bool = False
-    secret_key_file: Path | None = None
-    server_key_file: Path | None = None
-    allowed_workers_dir: Path | None = None
-
-
-class WorkerConfig(_Section):
-    """One worker: its engine, its geometry and its bounds."""
-
-    model: Literal["nano", "tiny", "small", "base", "shift", "passthrough"] = "shift"
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    graphs: bool = True
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    checkpoints_dir: Path = Path("checkpoints")
-    dit_checkpoint_path: Path | None = None
-    dit_config_path: Path | None = None
-    max_sessions: Annotated[int, Field(ge=1, le=10_000)] = 16
-    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
-    gather_ms: Annotated[float, Field(ge=0, le=10)] = 0.0
-    load_share: Annotated[float, Field(gt=0, le=1)] = 0.9
-    warm_up_s: Seconds = 60.0
-    block_ms: Annotated[int, Field(ge=40, le=2000, multiple_of=20)] = 200
-    left_ms: UnitMs = 400
-    dit_left_ms: UnitMs | None = None
-    crossfade_ms: UnitMs = 40
-    search_ms: UnitMs = 20
-    right_ms: UnitMs = 20
-    steps: Annotated[int, Field(ge=1, le=100)] = 10
-    min_steps: Annotated[int, Field(ge=1, le=100)] | None = None
-    guidance: Annotated[float, Field(ge=0, le=10)] = 0.7
-    max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
-    max_f0_shift: Annotated[float, Field(ge=0, le=24)] = 12.0
-    schedule: Literal["linear", "cosine"] = "cosine"
-    rms_mix_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
-    vad: Literal["energy", "silero"] = "energy"
-    silence_dbfs: Annotated[float, Field(ge=-120, le=0)] = -60.0
-    vad_on: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    vad_off: Annotated[float, Field(gt=0, lt=1)] = 0.35
-    vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 2
-    voices_dir: Path = Path("worker/assets/voices")
-    max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 10.0
-    max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
-    stuck_after_s: Seconds = 5.0
-
-    @property
-    def fewest_steps(self) -> int:
-        """`min_steps`; half of `steps` where it is not given."""
-        return -(-self.steps // 2) if self.min_steps is None else self.min_steps
-
-    @model_validator(mode="after")
-    def _limits_fit(self) -> WorkerConfig:
-        if self.min_steps is not None and self.min_steps > self.steps:
-            raise ValueError(f"min_steps = {self.min_steps} must not exceed steps = {self.steps}")
-        if self.vad_off > self.vad_on:
-            raise ValueError(f"vad_off = {self.vad_off} must not exceed vad_on = {self.vad_on}")
-        if self.dit_left_ms is not None and self.dit_left_ms > self.left_ms:
-            raise ValueError(f"dit_left_ms = {self.dit_left_ms} must not exceed left_ms = {self.left_ms}")
-        return self
-
-    @model_validator(mode="after")
-    def _delay_fits(self) -> WorkerConfig:
-        delay_ms = self.crossfade_ms + self.search_ms + self.right_ms
-        if delay_ms > self.block_ms:
-            raise ValueError(
-                f"crossfade_ms + search_ms + right_ms = {delay_ms} must not exceed block_ms = {self.block_ms}"
-            )
-        return self
-
-
-class LogConfig(_Section):
-    """Log files under `dir`, one a role, rotated by size."""
-
-    level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    dir: Path = Path("logs")
-    max_file_mb: Annotated[int, Field(ge=1, le=10_000)] = 20
-    keep_files: Annotated[int, Field(ge=1, le=1000)] = 5
-
-
-class ServeConfig(_Section):
-    """`fast-vc serve`: how many local workers, and where the service keeps its state."""
-
-    workers: Annotated[int, Field(ge=0, le=64)] = 1
-    state_dir: Path = Path("temp")
-    ready_timeout_s: Seconds = 120.0
-
-
-class Config(_Section):
-    """All of it."""
-
-    gateway: GatewayConfig = Field(default_factory=GatewayConfig)
-    auth: AuthConfig = Field(default_factory=lambda: AuthConfig(required=False))
-    link: LinkConfig = Field(default_factory=LinkConfig)
-    worker: WorkerConfig = Field(default_factory=WorkerConfig)
-    serve: ServeConfig = Field(default_factory=ServeConfig)
-    log: LogConfig = Field(default_factory=LogConfig)
-
-
-def load(file: Path | None = None, profile: str | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration of `file`, else of ``config/PROFILE.yaml`` (profile: argument, FASTVC_ENV, "default")."""
+    `options` are sections and keys that the command line gave. Raises `ConfigError`.
+    """
     environ = os.environ if environ is None else environ
-    path = file if file is not None else _profile_path(profile or environ.get(PROFILE_VARIABLE) or "default")
-    content = _read_yaml(path)
-    origin = _merge_environment(content, environ)
+    path = file if file is not None else _profile_path(profile or environ.get(PROFILE_VARIABLE) or DEFAULT)
+    merged = _Merged()
+    for source in dict.fromkeys((BUNDLED / f"{DEFAULT}.yaml", path)):
+        merged.add(_read_yaml(source), str(source))
+    for name, section, key, value in _variables(environ):
+        merged.add({section: {key: value}}, name)
+    for section, values in (options or {}).items():
+        for key, value in values.items():
+            merged.add({section: {key: value}}, f"--{key}")
     try:
-        return Config.model_validate(content, strict=False)
+        return Config.model_validate(merged.content, strict=False)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, path, origin) for item in error.errors())) from None
+        raise ConfigError("\n".join(_explain(item, path, merged) for item in error.errors())) from None
 
 
 def resolve(path: Path) -> Path:
-    """A relative path of the configuration: below the working folder if it is there, else below the project."""
+    """A relative path of the configuration: below the working folder if it is there, else below the packages."""
     return path if path.is_absolute() or path.exists() else ROOT / path
 
 
+def check_auth(config: Config) -> None:
+    """Refuse to serve others without keys of one's own. Raises `ConfigError`.
+
+    ``auth.required: false`` is the way to say that everybody may come in; leaving ``auth`` out is not.
+    """
+    known_to_all = not config.auth.api_keys or DEMO_KEY in config.auth.api_keys
+    if config.auth.required and known_to_all and not is_loopback(config.gateway.host):
+        raise ConfigError(
+            f"auth.api_keys: gateway.host = {config.gateway.host} is reached by other machines, and everybody knows "
+            f"{DEMO_KEY}: name keys of your own, for example {ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
+        )
+
+
+def profiles() -> dict[str, Path]:
+    """Every profile by name. The bundled ones come first: nothing in the working folder takes their place."""
+    folders = (Path("config"), BUNDLED)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
 def _profile_path(profile: str) -> Path:
-    folders = [Path("config"), ROOT / "config"]
-    for folder in folders:
-        if (folder / f"{profile}.yaml").is_file():
-            return folder / f"{profile}.yaml"
-    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise ConfigError(f"no profile {profile!r}; known: {', '.join(known) or 'none'}")
+    known = profiles()
+    if profile not in known:
+        raise ConfigError(f"no profile {profile!r}; known: {', '.join(sorted(known)) or 'none'}")
+    return known[profile]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -206,15 +146,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of sections, not {type(content).__name__}")
-    for section, values in list(content.items()):
-        if values is None:  # a section with every line commented out
-            content[section] = {}
-    return content
+    # A section with every line commented out says nothing.
+    return {str(section): {} if values is None else values for section, values in content.items()}
 
 
-def _merge_environment(content: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
-    """Overrides in place; returns which variable set which path, so that an error can name it."""
-    origin: dict[tuple[str, ...], str] = {}
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, Any]]:
+    """Name, section, key and value of every variable that is ours. Raises `ConfigError` for an unknown section."""
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name == PROFILE_VARIABLE:
             continue
@@ -224,26 +161,20 @@ def _merge_environment(content: dict[str, Any], environ: Mapping[str, str]) -> d
                 f"{name}: no such setting; write {ENV_PREFIX}SECTION__KEY with a section of {_names(Config)}"
             )
         try:
-            value = yaml.safe_load(text)
+            yield name, section, key, yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"{name}: {text!r} is not YAML") from None
-        if not isinstance(content.setdefault(section, {}), dict):
-            continue  # the file's own error, reported by validation
-        content[section][key] = value
-        origin[(section, key)] = name
-    return origin
 
 
 def _names(model: type[BaseModel]) -> str:
     return ", ".join(sorted(model.model_fields))
 
 
-def _explain(item: Any, path: Path, origin: Mapping[tuple[str, ...], str]) -> str:
+def _explain(item: Any, path: Path, merged: _Merged) -> str:
     location = tuple(str(part) for part in item["loc"])
-    where = f"{origin.get(location[:2], str(path))}: {'.'.join(location) or 'configuration'}"
+    where = f"{merged.source(location) if location else path}: {'.'.join(location) or 'configuration'}"
     if item["type"] == "extra_forbidden":
-        model = Config if len(location) == 1 else _section_model(location[0])
-        allowed = sorted(model.model_fields)
+        allowed = sorted((Config if len(location) == 1 else section_model(location[0])).model_fields)
         close = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{where}: unknown key{hint}; allowed: {', '.join(allowed)}"
@@ -253,7 +184,9 @@ def _explain(item: Any, path: Path, origin: Mapping[tuple[str, ...], str]) -> st
     return f"{where}: {item['msg']}, got {given}"
 
 
-def _section_model(section: str) -> type[BaseModel]:
-    annotation = Config.model_fields[section].annotation
-    candidates = [annotation, *get_args(annotation)]
-    return next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+def section_model(section: str) -> type[Section]:
+    """The model of one section of `Config`."""
+    model = Config.model_fields[section].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, Section)
+    return model

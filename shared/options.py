@@ -44,9 +44,8 @@ def load_options(file: Path | None, profile: str | None, host: str | None = None
     """The configuration that the options name. Raises `ConfigError`, `click.UsageError`."""
     if file is not None and profile is not None:
         raise click.UsageError("--config and --env exclude each other")
-    config = load(file, profile)
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    return config.model_copy(update={"gateway": config.gateway.model_copy(update=given)})
+    return load(file, profile, options={"gateway": given})
 
 
 def as_arguments(**options: object) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from shared.config import Config, ConfigError, load
+from shared.config import Config, ConfigError, check_auth, load
 
 PROFILES = Path(__file__).parents[2] / "config"
 
@@ -17,13 +19,77 @@ def test_the_profiles_load() -> None:
     assert default.auth.required
     prod = load(profile="prod", environ={"FASTVC_AUTH__API_KEYS": "[a-long-random-key]"})
     assert prod.worker.device == "cuda:0"
-    assert not prod.gateway.simple_protocol
+    assert not prod.gateway.allows_simple
     assert load(profile="shift", environ={}).worker.model == "shift"
 
 
-def test_prod_refuses_to_start_without_keys() -> None:
+def test_the_defaults_of_the_code_are_those_of_the_file_both_ways() -> None:
+    written = yaml.safe_load((PROFILES / "default.yaml").read_text())
+    known = Config().model_dump()
+    assert {section: set(keys) for section, keys in written.items()} == {
+        section: set(keys) for section, keys in known.items()
+    }
+    assert load(environ={}) == Config()
+
+
+def test_the_default_profile_explains_every_key() -> None:
+    lines = (PROFILES / "default.yaml").read_text().splitlines()
+    bare = [line for line in lines if re.match(r"  \w+:", line) and not re.search(r" # \S", line)]
+    assert [line.split(":")[0].strip() for line in bare] == []
+
+
+@pytest.mark.parametrize("profile", ["prod", "shift"])
+def test_a_profile_holds_only_what_differs_from_the_default(profile: str) -> None:
+    default = yaml.safe_load((PROFILES / "default.yaml").read_text())
+    own = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text())
+    same = [f"{s}.{k}" for s, keys in own.items() for k, value in keys.items() if default[s][k] == value]
+    assert same == []
+
+
+def test_a_file_is_merged_over_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("worker: {max_sessions: 3}\nauth: {api_keys: [a-key-of-my-own]}\n")
+    config = load(file=path, environ={})
+    assert config.worker == Config().worker.model_copy(update={"max_sessions": 3})
+    assert config.auth.api_keys == ["a-key-of-my-own"]
+
+
+def test_a_profile_of_the_working_folder_is_found_and_replaces_no_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "studio.yaml").write_text("serve: {workers: 3}")
+    for name in ("default", "prod"):
+        (tmp_path / "config" / f"{name}.yaml").write_text("another: {program: 1}")
+    monkeypatch.chdir(tmp_path)
+    assert load(profile="studio", environ={}).serve.workers == 3
+    assert load(environ={}) == Config()
+    assert load(profile="prod", environ={}).worker.model == "tiny"
+
+
+OPEN = ["gateway: {host: 0.0.0.0}", "gateway: {host: '::'}", "{gateway: {host: 10.0.0.7}, auth: {}}"]
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_nobody_is_served_beyond_loopback_without_keys_of_one_s_own(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    config = load(file=path, environ={})
+    assert not config.gateway.allows_simple
+    with pytest.raises(ConfigError, match=r"auth\.api_keys: gateway\.host = .* is reached by other machines"):
+        check_auth(config)
+    check_auth(load(file=path, environ={"FASTVC_AUTH__API_KEYS": "[a-long-random-key]"}))
+    check_auth(load(file=path, environ={"FASTVC_AUTH__REQUIRED": "false"}))  # said, not left out
+
+
+def test_the_demonstration_s_key_is_enough_on_loopback() -> None:
+    check_auth(load(environ={}))
+    assert load(environ={}).gateway.allows_simple
+
+
+def test_required_without_keys_is_no_configuration() -> None:
     with pytest.raises(ConfigError, match="api_keys is empty"):
-        load(profile="prod", environ={})
+        load(environ={"FASTVC_AUTH__API_KEYS": "[]"})
 
 
 def test_environment_overrides_the_profile_and_names_it() -> None:

@@ -17,7 +17,7 @@ import psutil
 
 from gateway.__main__ import main as gateway_command
 from shared.addresses import base_url
-from shared.config import ROOT, Config, ConfigError
+from shared.config import ROOT, Config, ConfigError, check_auth
 from shared.options import Command, address_options, as_arguments, load_options, profile_options
 from shared.state import read_states
 from worker.__main__ import main as worker_command
@@ -50,6 +50,7 @@ def serve(file: Path | None, profile: str | None, host: str | None, port: int | 
     config = load_options(file, profile, host, port)
     if config.gateway.port == 0 or config.link.port == 0:
         raise ConfigError("serve: gateway.port and link.port must be numbers other than 0")
+    check_auth(config)
     try:
         check_port(config)
     except PortTaken as error:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from shared.addresses import free_port
 from shared.state import write_state
 from tools.service import cli
 
@@ -128,6 +129,13 @@ def test_a_wrong_configuration_is_one_message(home: Path, command: str) -> None:
     assert "Traceback" not in result.stderr
     assert run(command, "--config", "none.yaml").exit_code == 2
     assert "no profile 'nome'" in run(command, "--env", "nome").stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway"])
+def test_an_address_of_everybody_s_needs_keys_of_one_s_own(home: Path, command: str) -> None:
+    result = run(command, "--host", "0.0.0.0", "--port", str(free_port()))
+    assert result.exit_code == 2
+    assert "auth.api_keys: gateway.host = 0.0.0.0 is reached by other machines" in result.stderr
 
 
 def test_gateway_gets_its_address(home: Path, started: dict[str, Any]) -> None:

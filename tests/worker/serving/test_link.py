@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
-from shared.config import Config, LinkConfig
+from shared.config import LinkConfig, load
 from shared.link import bind_router
 from shared.messages import (
     PROTOCOL_VERSION,
@@ -131,7 +131,7 @@ def chunk(session: str, seq: int, level: int = 1000, deadline_ms: float = 5000.0
 def test_a_worker_says_hello_and_answers_in_order(gateway: Gateway, start: Any) -> None:
     start()
     hello = gateway.expect(Hello)
-    config = Config().worker
+    config = load(profile="shift", environ={}).worker
     assert (hello.protocol, hello.worker_id, hello.model) == (PROTOCOL_VERSION, "worker-test", "passthrough")
     assert (hello.block_ms, hello.delay_ms, hello.capacity) == (config.block_ms, 80, 2)
     assert hello.history_ms == config.left_ms + 80

@@ -1,0 +1,167 @@
+"""The typed configuration: every section and key, its default and its bounds.
+
+``config/default.yaml`` explains the keys; the defaults here and the values there are the same. `shared.config.load`
+reads a configuration from outside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.addresses import is_loopback
+
+DEMO_KEY = "fast-vc-demo-key"  # known to everyone: of use on loopback alone
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+UnitMs = Annotated[int, Field(ge=20, le=10_000, multiple_of=20)]
+
+
+class Section(BaseModel):
+    """Unknown keys and values of another type are errors; nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class GatewayConfig(Section):
+    """The HTTP and WebSocket side."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
+    simple_protocol: bool | Literal["loopback"] = "loopback"
+    prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
+    latency_budget_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
+    max_waiting_blocks: Annotated[int, Field(ge=1, le=1000)] = 8
+    max_message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
+    config_timeout_s: Seconds = 10.0
+    idle_timeout_s: Seconds = 30.0
+    processing_timeout_s: Seconds = 15.0
+    send_timeout_s: Seconds = 10.0
+    max_session_s: Seconds = 14_400.0
+    shutdown_grace_s: Seconds = 10.0
+    codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
+
+    @property
+    def allows_simple(self) -> bool:
+        """Whether the protocol without a key is spoken. It opens no door beyond loopback unless that is asked for."""
+        return is_loopback(self.host) if self.simple_protocol == "loopback" else self.simple_protocol
+
+
+class AuthConfig(Section):
+    """Who may open a session."""
+
+    required: bool = True
+    api_keys: list[Annotated[str, Field(min_length=8, max_length=200)]] = [DEMO_KEY]
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> AuthConfig:
+        if self.required and not self.api_keys:
+            raise ValueError("api_keys is empty while required is true: name at least one key (FASTVC_AUTH__API_KEYS)")
+        return self
+
+
+class LinkConfig(Section):
+    """ZeroMQ between gateway and workers. The gateway binds host:port."""
+
+    host: str = "127.0.0.1"
+    port: Port = 5555
+    allow_plain: bool = False
+    secret_key_file: Path | None = None
+    server_key_file: Path | None = None
+    allowed_workers_dir: Path | None = None
+
+
+class WorkerConfig(Section):
+    """One worker: its engine, its geometry and its bounds."""
+
+    model: Literal["nano", "tiny", "small", "base", "shift", "passthrough"] = "nano"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    graphs: bool = True
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    checkpoints_dir: Path = Path("checkpoints")
+    dit_checkpoint_path: Path | None = None
+    dit_config_path: Path | None = None
+    max_sessions: Annotated[int, Field(ge=1, le=10_000)] = 16
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 8
+    gather_ms: Annotated[float, Field(ge=0, le=10)] = 0.0
+    load_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    warm_up_s: Seconds = 60.0
+    block_ms: Annotated[int, Field(ge=40, le=2000, multiple_of=20)] = 500
+    left_ms: UnitMs = 2000
+    dit_left_ms: UnitMs | None = 1000
+    crossfade_ms: UnitMs = 40
+    search_ms: UnitMs = 20
+    right_ms: UnitMs = 60
+    steps: Annotated[int, Field(ge=1, le=100)] = 2
+    min_steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
+    max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
+    max_f0_shift: Annotated[float, Field(ge=0, le=24)] = 12.0
+    schedule: Literal["linear", "cosine"] = "linear"
+    rms_mix_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
+    vad: Literal["energy", "silero"] = "silero"
+    silence_dbfs: Annotated[float, Field(ge=-120, le=0)] = -60.0
+    vad_on: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    vad_off: Annotated[float, Field(gt=0, lt=1)] = 0.35
+    vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 1
+    voices_dir: Path = Path("worker/assets/voices")
+    max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 3.0
+    max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
+    stuck_after_s: Seconds = 5.0
+
+    @property
+    def fewest_steps(self) -> int:
+        """`min_steps`; half of `steps` where it is not given."""
+        return -(-self.steps // 2) if self.min_steps is None else self.min_steps
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> WorkerConfig:
+        if self.min_steps is not None and self.min_steps > self.steps:
+            raise ValueError(f"min_steps = {self.min_steps} must not exceed steps = {self.steps}")
+        if self.vad_off > self.vad_on:
+            raise ValueError(f"vad_off = {self.vad_off} must not exceed vad_on = {self.vad_on}")
+        if self.dit_left_ms is not None and self.dit_left_ms > self.left_ms:
+            raise ValueError(f"dit_left_ms = {self.dit_left_ms} must not exceed left_ms = {self.left_ms}")
+        return self
+
+    @model_validator(mode="after")
+    def _delay_fits(self) -> WorkerConfig:
+        delay_ms = self.crossfade_ms + self.search_ms + self.right_ms
+        if delay_ms > self.block_ms:
+            raise ValueError(
+                f"crossfade_ms + search_ms + right_ms = {delay_ms} must not exceed block_ms = {self.block_ms}"
+            )
+        return self
+
+
+class LogConfig(Section):
+    """Log files under `dir`, one a role, rotated by size."""
+
+    level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    dir: Path = Path("logs")
+    max_file_mb: Annotated[int, Field(ge=1, le=10_000)] = 20
+    keep_files: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+class ServeConfig(Section):
+    """`fast-vc serve`: how many local workers, and where the service keeps its state."""
+
+    workers: Annotated[int, Field(ge=0, le=64)] = 1
+    state_dir: Path = Path("temp")
+    ready_timeout_s: Seconds = 120.0
+
+
+class Config(Section):
+    """All of it."""
+
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig)
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    link: LinkConfig = Field(default_factory=LinkConfig)
+    worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    serve: ServeConfig = Field(default_factory=ServeConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
