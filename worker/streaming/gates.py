@@ -1,31 +1,24 @@
 """Speech gates: which sessions speak, so that silence costs no diffusion call.
 
 A gate owns a row of state a session. ``EnergyGate`` asks for loudness alone; ``SileroGate`` runs Silero's voice
-activity detector (Silero Team, "Silero VAD", MIT licence) for all rows at once.
+activity detector for all rows at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from worker.geometry import INPUT_RATE, UNIT_SAMPLES
+from worker.models.published.silero import CONTEXT, FRAME, WIDTH, SileroVad
 
 Flags = npt.NDArray[np.bool_]
 
-FRAME = 512  # samples a decision
-CONTEXT = 64  # samples of the frame before it that the network also hears
-PAD = 64
-WIDTH = 128
 RECALL_S = 2.0  # of a session's history that a reopened row listens to
 
 
@@ -75,44 +68,6 @@ class EnergyGate:
     def hear(self, slots: Sequence[int], newest: Tensor) -> Flags:
         loud: Flags = (loudest_unit(newest) >= self._level).cpu().numpy()
         return self._hangover.extend(slots, loud)
-
-
-class SileroVad(nn.Module):
-    """Speech probability of 32 ms frames: a spectrum, four convolutions, an LSTM over the frames."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stft_conv = nn.Conv1d(1, 258, 256, 128, bias=False)
-        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
-        self.conv2 = nn.Conv1d(128, 64, 3, 2, padding=1)
-        self.conv3 = nn.Conv1d(64, 64, 3, 2, padding=1)
-        self.conv4 = nn.Conv1d(64, WIDTH, 3, padding=1)
-        self.lstm_cell = nn.LSTMCell(WIDTH, WIDTH)
-        self.final_conv = nn.Conv1d(WIDTH, 1, 1)
-
-    @classmethod
-    def bundled(cls) -> SileroVad:
-        """With the weights that the ``silero-vad`` package ships."""
-        spec = find_spec("silero_vad")
-        if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError("worker.vad: silero needs the package silero-vad; install it, or use vad: energy")
-        vad = cls()
-        vad.load_state_dict(load_file(Path(spec.submodule_search_locations[0]) / "data/silero_vad_16k.safetensors"))
-        return vad.eval().requires_grad_(False)
-
-    def features(self, frames: Tensor) -> Tensor:
-        """frames: ``[M, CONTEXT + FRAME]`` at 16 kHz in [-1, 1]. Returns ``[M, WIDTH]``; no state is involved."""
-        x = self.stft_conv(F.pad(frames[:, None], (0, PAD), mode="reflect"))
-        x = (x[:, :129].square() + x[:, 129:].square()).sqrt()
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = F.relu(conv(x))
-        return x[..., 0]
-
-    def forward(self, features: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One frame of each row: features ``[B, WIDTH]``. Returns the probability of speech ``[B]`` and the state."""
-        h, c = self.lstm_cell(features, state)
-        probability = self.final_conv(F.relu(h)[..., None]).sigmoid()[:, 0, 0]
-        return probability, (h, c)
 
 
 class SileroGate:

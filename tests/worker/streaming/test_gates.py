@@ -12,7 +12,8 @@ import soundfile
 import torch
 
 from shared.config import ROOT
-from worker.streaming.gates import CONTEXT, FRAME, EnergyGate, SileroGate, SileroVad
+from worker.models.published.silero import CONTEXT, FRAME, SileroVad
+from worker.streaming.gates import EnergyGate, SileroGate
 
 SAMPLE = ROOT / "worker/assets/samples/sample.flac"
 
