@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from huggingface_hub import constants
 
+from tests.support.reduced import cached, reduced, write_hub
 from tools.service.cli import main
+from worker.models.seedvc import files, spec
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +36,45 @@ def test_the_list_names_every_file(arguments: list[str], tmp_path: Path) -> None
 
 
 def test_what_cannot_be_fetched_is_one_sentence() -> None:
-    result = CliRunner().invoke(main, ["models", "fetch", "tiny"])
+    result = CliRunner().invoke(main, ["models", "fetch", "tiny", "--yes"])
     assert result.exit_code == 1
     assert "HF_HUB_OFFLINE" in result.output
     assert "Traceback" not in result.output
     result = CliRunner().invoke(main, ["models", "fetch", "huge"])
     assert result.exit_code == 1
     assert "unknown model 'huge'; known are nano, tiny, small, base, v2" in result.output
+
+
+def test_a_check_says_what_was_found_what_is_unused_and_converts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(spec.SPECS, "tiny", reduced("tiny"))  # type: ignore[arg-type]
+    write_hub(tmp_path, spec.SPECS["tiny"])
+    path = cached(tmp_path, files.REPOSITORY, files.FILES["tiny"])
+    content = torch.load(path, weights_only=True)
+    content["net"] |= {
+        "style_encoder": {"module.head": torch.zeros(2)},
+        "vq": {"a": torch.zeros(1), "b": torch.ones(1)},
+    }
+    torch.save(content, path)
+    result = CliRunner().invoke(main, ["models", "check", "tiny"])
+    assert result.exit_code == 0, result.output
+    assert "DiT_uvit_tat_xlsr_ema.pth (GPL-3.0)" in result.output
+    assert re.search(r"found   cfm_tiny \(\d+\), regulator_tiny \(\d+\)\n", result.output)
+    assert re.search(r"unused  .*net\.style_encoder \(1\), net\.vq \(2\)\n", result.output)
+    assert "1.0 s of speech at 22050 Hz" in result.output
+
+
+def test_a_check_of_what_is_not_here_or_not_known_is_one_sentence() -> None:
+    result = CliRunner().invoke(main, ["models", "check", "tiny"])
+    assert result.exit_code == 1
+    assert "tiny lacks 4 of 4 files: fast-vc models fetch tiny" in result.output
+    result = CliRunner().invoke(main, ["models", "check", "huge"])
+    assert result.exit_code == 1
+    assert "unknown model 'huge'" in result.output
+
+
+def test_the_bundled_model_passes_its_check() -> None:
+    result = CliRunner().invoke(main, ["models", "check", "nano"])
+    assert result.exit_code == 0, result.output
+    assert "1.0 s of speech at 16000 Hz" in result.output
