@@ -33,12 +33,12 @@ FOREIGN = {
 }
 
 WORKER_LAYERS = (
-    {"geometry", "timings", "voices", "pitch", "engine", "assets"},
+    {"geometry", "timings", "voices", "pitch", "engine", "buckets", "precision", "assets"},
     {"models"},
     {"engines"},
     {"streaming"},
     {"serving"},
-    {"factory", "main", "__main__"},
+    {"factory", "check", "main", "__main__"},
 )
 
 
