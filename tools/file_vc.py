@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import click
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from shared.config import ConfigError
+from tools.file_vc_v2 import V2Settings, v2_converter
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording, SourceError, Wave
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
@@ -28,7 +30,7 @@ from worker.models.weights.checkpoints import CheckpointError
 from worker.models.weights.hub import DEFAULT_FOLDER
 from worker.voices import Voice, VoiceError
 
-MODELS = ("nano", "tiny", "small", "base")
+MODELS = ("nano", "tiny", "small", "base", "v2")
 DEFAULT_STEPS = {"nano": 2}  # of the others as the original: 30
 DEFAULT_GUIDANCE = {"nano": 0.0}
 MAX_REFERENCE_S = 25.0
@@ -61,6 +63,14 @@ class Job:
 @click.option("--checkpoints", default=DEFAULT_FOLDER, type=click.Path(path_type=Path), help="Where weights are kept.")
 @click.option("--dit-checkpoint-path", type=click.Path(path_type=Path), help="A fine-tuned model.")
 @click.option("--dit-config-path", type=click.Path(path_type=Path), help="Its YAML file.")
+@click.option("--convert-style/--no-convert-style", default=False, help="v2: the reference's rhythm and accent too.")
+@click.option("--anonymize/--no-anonymize", default=False, help="v2: nobody's voice; the reference only sets the room.")
+@click.option("--intelligibility-cfg-rate", type=click.FloatRange(0, 10), help="v2: guidance towards the words. [0.7]")
+@click.option("--similarity-cfg-rate", type=click.FloatRange(0, 10), help="v2: guidance towards the voice. [0.7]")
+@click.option("--top-p", type=click.FloatRange(0, 1), help="v2, style: likeliest share of codes to draw from. [0.9]")
+@click.option("--temperature", type=click.FloatRange(0, 100), help="v2, style: of the draws. [1]")
+@click.option("--repetition-penalty", type=click.FloatRange(0.01, 100), help="v2, style: above 1 repeats less. [1]")
+@click.option("--seed", type=click.IntRange(0), help="v2: of noise and draws. [0]")
 @click.option("--threads", type=click.IntRange(1, 256), help="Of torch. [all cores]")
 def main(
     sources: tuple[Path, ...],
@@ -80,6 +90,7 @@ def main(
     dit_checkpoint_path: Path | None,
     dit_config_path: Path | None,
     threads: int | None,
+    **of_v2: Any,
 ) -> None:
     """Convert recordings to the voice of a reference."""
     if threads is not None:
@@ -88,6 +99,20 @@ def main(
     try:
         check_device(device)
         jobs = plan(sources, reference, output)
+        if model == "v2":
+            refuse(
+                "v2",
+                inference_cfg_rate=inference_cfg_rate,
+                f0_condition=f0_condition,
+                semi_tone_shift=semi_tone_shift or None,
+                dit_config_path=dit_config_path,
+            )
+            settings = V2Settings.of(
+                device, fp16, batch, checkpoints, dit_checkpoint_path, diffusion_steps, length_adjust, of_v2
+            )
+            run(*v2_converter(settings, Voice(reference.stem, "", reference)), jobs)
+            return
+        refuse(model, **{name: value or None for name, value in of_v2.items()})
         networks = load_model(model, checkpoints, dit_checkpoint_path, dit_config_path)
         check_pitch(networks, f0_condition)
         pipeline = Pipeline(
@@ -107,13 +132,20 @@ def main(
             window_s=NANO_WINDOW_S if model == "nano" else None,
         )
         converter = FileConverter(pipeline, prompt, options, batch=batch)
-        run(converter, jobs, pipeline.mel_config.rate)
+        run(converter, pipeline.mel_config.rate, jobs)
     except (CheckpointError, ConfigError, SourceError, VoiceError, ValueError) as error:
         click.echo(f"file_vc: {error}", err=True)
         sys.exit(2)
     except (torch.OutOfMemoryError, MemoryError):
         click.echo(f"file_vc: no memory for batches of {batch} windows: try --batch {max(1, batch // 2)}", err=True)
         sys.exit(1)
+
+
+def refuse(model: str, **options: Any) -> None:
+    """Raises ``ValueError`` naming an option that was given and that the model does not know."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')}: {model} does not know it")
 
 
 def check_pitch(networks: Networks, f0_condition: bool | None) -> None:
@@ -148,7 +180,16 @@ def _sounds(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in known)
 
 
-def run(converter: FileConverter, jobs: list[Job], rate: int) -> None:
+class Converter(Protocol):
+    def convert(
+        self,
+        recordings: Sequence[Recording],
+        write: Callable[[int, Wave], None],
+        progress: Callable[[float], None],
+    ) -> None: ...
+
+
+def run(converter: Converter, rate: int, jobs: list[Job]) -> None:
     """Convert, with a progress bar in seconds of source."""
     total_s = sum(job.recording.samples / job.recording.rate for job in jobs)
     began = time.monotonic()

@@ -7,18 +7,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tools.parity.fixture import WIDER, Comparison, Fixture, ParityError, filled_network, stack, synthetic_entries
+from worker.engines.diffusion.offline import Join
+from worker.engines.v2.offline import cut
 from worker.models.published import xlsr
 from worker.models.seedvc.flow import time_span
 from worker.models.seedvc2 import ar, astral, dit, flow, hubert, regulator, rotary, sampling
 
 # Share of an item's certain codes that may flip at lower precision: twice what was measured on a CPU, at least a frame.
 FLIPPED_CODES = {torch.bfloat16: 0.17, torch.float16: 0.05}
-JOIN_FRAMES = 16
 HOP = 256
 WINDOW_FRAMES_A_SECOND = 22_050 // HOP
 
@@ -199,10 +201,7 @@ def run_timbre(fixture: Fixture) -> Iterator[Comparison]:
         condition = codes_to_frames(fixture.tensor(f"in_source_codes_{item}"), total)
         prompt_condition = codes_to_frames(fixture.tensor(f"in_target_codes_{item}"), room)
         width = WINDOW_FRAMES_A_SECOND * int(fixture.tensor(f"in_context_s_{item}")) - room
-        windows = [(0, min(width, total))]
-        while windows[-1][1] < total:
-            begin = windows[-1][1] - JOIN_FRAMES
-            windows.append((begin, min(begin + width, total)))
+        windows = cut(total, width)
         mu, lens = stack([torch.cat([prompt_condition, condition[:, b:e]], dim=1) for b, e in windows], dim=1)
         noise = fixture.tensor(f"in_z_{item}")[..., : mu.shape[1]].expand(len(windows), -1, -1)
         solver = flow.FlowSolver2(estimator, steps=steps, rates=flow.Rates(a, s))
@@ -210,29 +209,19 @@ def run_timbre(fixture: Fixture) -> Iterator[Comparison]:
         mel = solver(noise, mu, prompt.expand(rows, -1, -1), style.expand(rows, -1), lens)[..., room:]
         sizes = torch.tensor([e - b for b, e in windows])
         yield exact(fixture, f"chunk_frames_{item}", sizes, fixture.tensor(f"out_chunk_frames_{item}"))
-        pieces = []
-        for k, size in enumerate(sizes.tolist()):
+        join, pieces = Join(total * HOP), []
+        for k, (size, (begin, end)) in enumerate(zip(sizes.tolist(), windows, strict=True)):
             own = mel[k, :, :size]
             yield fixture.compare(f"mel_{item}_{k}", own, fixture.tensor(f"out_mel_{item}_{k}"))
-            pieces.append(stand_in_vocoder(own))
-        yield fixture.compare(f"wave_{item}", joined(pieces), fixture.tensor(f"out_wave_{item}"))
+            pieces.append(join.add(begin * HOP, stand_in_vocoder(own).cpu().numpy(), end == total))
+        wave = torch.from_numpy(np.concatenate(pieces))
+        yield fixture.compare(f"wave_{item}", wave, fixture.tensor(f"out_wave_{item}"))
 
 
 def stand_in_vocoder(mel: Tensor) -> Tensor:
     """The recording's own: mel ``[80, T]`` to ``[HOP T]``."""
     ramp = 1 + torch.arange(HOP, device=mel.device) / HOP
     return (mel.float().mean(0)[:, None] * ramp).tanh().flatten()
-
-
-def joined(pieces: list[Tensor]) -> Tensor:
-    """Pieces that overlap by ``JOIN_FRAMES``, crossfaded by squared cosines."""
-    overlap = JOIN_FRAMES * HOP
-    fade = torch.linspace(0, torch.pi / 2, overlap, device=pieces[0].device).cos().square()
-    out = pieces[0]
-    for piece in pieces[1:]:
-        blend = piece[:overlap] * fade.flip(0) + out[-overlap:] * fade
-        out = torch.cat([out[:-overlap], blend, piece[overlap:]])
-    return out
 
 
 def run_ar(fixture: Fixture) -> Iterator[Comparison]:
@@ -261,7 +250,7 @@ def run_ar(fixture: Fixture) -> Iterator[Comparison]:
             [conditions[row]],
             [prompts[row]],
             sampling.Sampling(top_p, temperature, penalty),
-            lambda step, rows, noise=noise: None if noise is None else noise[step].expand(len(rows), -1),
+            lambda step, rows, vocabulary, noise=noise: None if noise is None else noise[step].expand(len(rows), -1),
             steps,
         )
         yield exact(fixture, f"tokens_{item}", tokens, recorded)

@@ -135,7 +135,7 @@ class FileConverter:
 
         progress: told how many more seconds of source are done. Raises ``SourceError``.
         """
-        joins = [_Join(self.output_samples(recording)) for recording in recordings]
+        joins = [Join(self.output_samples(recording)) for recording in recordings]
         medians: list[float] = []
         waiting: list[Window] = []
 
@@ -266,7 +266,7 @@ def _shifted(x: Tensor, skips: Sequence[int], counts: Sequence[int]) -> Tensor:
     return out
 
 
-class _Join:
+class Join:
     """Pieces of one result, crossfaded where they overlap, cut or filled to the length it must have."""
 
     def __init__(self, length: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worker.models.seedvc2.ar import MAX_PLACES, ArModel
 
+SEPARATORS = 2  # in a sequence
 MIN_TOKENS = 10
 MAX_TOKENS = 4001
 MIN_TEMPERATURE = 1e-5
@@ -42,7 +43,7 @@ class Sampling:
 class Race(Protocol):
     """Where draws get their numbers from."""
 
-    def __call__(self, step: int, rows: Tensor) -> Tensor | None:
+    def __call__(self, step: int, rows: Tensor, vocabulary: int) -> Tensor | None:
         """Exp(1) numbers ``[len(rows), vocabulary]`` of sequences ``rows`` at a step; None: greedy."""
         ...
 
@@ -64,6 +65,11 @@ def probabilities(logits: Tensor, first: Tensor | None, sampling: Sampling, *, e
     return (logits / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)
 
 
+def most_tokens(condition: int, prompt: int, most: int) -> int:
+    """That a sequence of so many narrow and wide codes can become: fewer where the model's places are used up."""
+    return min(most, MAX_PLACES - condition - prompt - SEPARATORS)
+
+
 @torch.inference_mode()
 def generate(
     model: ArModel,
@@ -75,26 +81,30 @@ def generate(
 ) -> list[Tensor]:
     """Wide codes for each condition ``[n, D]``, int64 ``[g]`` without the end token.
 
-    A sequence that is done leaves the batch. Each stops at the end token, at ``max_tokens``, or where the model's
-    places are used up. Raises ``ValueError`` for a sequence that leaves no place for a token.
+    A sequence that is done leaves the batch. Each stops at the end token or after ``most_tokens``. Raises
+    ``ValueError`` for a sequence that leaves no place for a token.
     """
     end = model.config.end
-    longest = max(len(condition) + len(prompt) + 2 for condition, prompt in zip(conditions, prompts, strict=True))
-    room = min(max_tokens, MAX_PLACES - longest)
-    if room < 1:
+    sizes = [(len(condition), len(prompt)) for condition, prompt in zip(conditions, prompts, strict=True)]
+    most = [most_tokens(*size, max_tokens) for size in sizes]
+    longest = max(sum(size) for size in sizes) + SEPARATORS
+    if min(most) < 1:
         raise ValueError(f"{longest} codes leave no place for a token among the model's {MAX_PLACES}")
+    room = max(sum(size) + SEPARATORS + count for size, count in zip(sizes, most, strict=True)) - longest
     logits, cache = model.prefill(conditions, prompts, room)
+    limits = torch.tensor(most, device=logits.device)
     rows = torch.arange(len(conditions), device=logits.device)
     tokens: list[list[Tensor]] = [[] for _ in conditions]
     first: Tensor | None = None
-    for step in range(room):
+    for step in range(max(most)):
         likely = probabilities(logits, first, sampling, end=end, suppress_end=step < MIN_TOKENS)
-        numbers = race(step, rows)
+        numbers = race(step, rows, likely.shape[1])
         drawn = (likely if numbers is None else likely / numbers).argmax(-1)
         going = drawn != end
         for row, token in zip(rows[going].tolist(), drawn[going], strict=True):
             tokens[row].append(token)
-        if not bool(going.any()) or step == room - 1:
+        going &= limits[rows] > step + 1
+        if not bool(going.any()):
             break
         first = drawn if first is None else first
         if not bool(going.all()):

@@ -139,7 +139,7 @@ def test_generation_in_a_batch() -> None:
     numbers = torch.empty(25, 3, 31).exponential_(generator=torch.Generator().manual_seed(3))
     numbers[12:, 1, 30] = 1e-9  # the second ends early
     settings = sampling.Sampling(top_p=1.0)
-    together = sampling.generate(model, conditions, prompts, settings, lambda step, rows: numbers[step, rows], 25)
+    together = sampling.generate(model, conditions, prompts, settings, lambda step, rows, _: numbers[step, rows], 25)
     assert len(together[1]) <= 12 < len(together[0])
     for row in range(3):
         (alone,) = sampling.generate(
@@ -147,7 +147,7 @@ def test_generation_in_a_batch() -> None:
             conditions[row : row + 1],
             prompts[row : row + 1],
             settings,
-            lambda step, rows, row=row: numbers[step, row][None],  # type: ignore[misc]
+            lambda step, rows, _, row=row: numbers[step, row][None],  # type: ignore[misc]
             25,
         )
         assert torch.equal(together[row], alone)
@@ -157,4 +157,4 @@ def test_generation_stays_within_the_models_places() -> None:
     model = ready(ar.ArModel(SMALL_AR))
     with pytest.raises(ValueError, match="leave no place"):
         sampling.generate(model, [torch.zeros(4095, SMALL_AR.width)], [torch.zeros(0, dtype=torch.int64)],
-                          sampling.Sampling(), lambda step, rows: None)  # fmt: skip
+                          sampling.Sampling(), lambda step, rows, _: None)  # fmt: skip
