@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format bench clean venv system
+.PHONY: run test lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -27,16 +27,21 @@ bench: venv
 	$(BIN)/python -m tools.bench_gateway --json outputs/bench_gateway.json
 	$(BIN)/python -m tools.bench_engine --quick --json outputs/bench_engine.json
 
+wheel: venv
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	rm -rf build
+
 venv: system $(STAMP)
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 			{ echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }; \
 		$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, sudo apt-get install python3.11-venv"; exit 1; }; \
 	}
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $(STAMP)
 
 # libopus is the one library that no Python package brings. ldconfig is not on every user's PATH, nor on every system.
@@ -51,4 +56,4 @@ system:
 	fi
 
 clean:
-	rm -rf $(VENV) temp logs outputs build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) temp logs outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

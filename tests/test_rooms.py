@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "shared": {"shared"},
     "gateway": {"gateway", "shared"},
     "worker": {"worker", "shared"},
-    "tools.service": {"tools.service", "shared"},
+    "tools.service": {"tools.service", "shared", "gateway.__main__", "worker.__main__"},  # commands of fast-vc
     "tools.client": {"tools.client", "shared"},
 }
 WHEN_ASKED = {"tools.service": {"gateway", "worker"}}  # the command starts what it is asked for

@@ -1,0 +1,123 @@
+"""What an extra of setup.cfg brings is enough for its part.
+
+A subprocess imports every module of a part while a finder refuses every installed library that the extras, and what
+they require in turn, do not bring: as in an environment that was made with ``pip install fast-vc-pool[gateway]``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+GUARD = """
+import importlib, json, sys
+refused, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"{name} is in none of the extras", name=name)
+
+sys.meta_path.insert(0, Refuse())
+for module in modules:
+    importlib.import_module(module)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+OURS = {"config", "gateway", "shared", "tools", "worker"}
+
+
+def requirements(extra: str) -> list[Requirement]:
+    text = SETUP["options"]["install_requires"] if extra == "base" else SETUP["options.extras_require"][extra]
+    return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def distributions(*extras: str) -> set[str]:
+    """Names of the distributions that installing the package with `extras` brings, dependencies of theirs included."""
+    found: set[str] = set()
+    waiting = [requirement for extra in ("base", *extras) for requirement in requirements(extra)]
+    while waiting:
+        requirement = waiting.pop()
+        name = normal(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        found.add(name)
+        waiting += [Requirement(line) for line in required]
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def refused(*extras: str) -> list[str]:
+    """What one may import of the installed distributions, but not with `extras` alone."""
+    brought = distributions(*extras)
+    by_module = importlib.metadata.packages_distributions()
+    return [top for top, owners in by_module.items() if top not in OURS and not {normal(o) for o in owners} & brought]
+
+
+def modules(*packages: str) -> list[str]:
+    """Every module below `packages`; the ``__main__`` of a program is imported as well, under its own name."""
+    found = []
+    for package in packages:
+        place = ROOT / Path(*package.split("."))
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        for path in files:
+            if path == ROOT / "shared" / "audio.py":
+                continue  # the gateway's, and about to move there
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return found
+
+
+def imported(extras: tuple[str, ...], packages: tuple[str, ...]) -> set[str]:
+    command = [sys.executable, "-c", GUARD, json.dumps(refused(*extras)), json.dumps(modules(*packages))]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("extras", "packages", "never"),
+    [
+        (("gateway",), ("gateway", "shared", "tools.service"), {"torch", "torchaudio", "safetensors"}),
+        (("worker",), ("worker", "shared", "tools.service", "tools.file_vc"), {"aiohttp", "uvloop"}),
+        (("client",), ("tools.client", "shared", "tools.service"), {"torch", "uvloop"}),
+        ((), ("tools.service",), {"torch", "aiohttp", "uvloop"}),
+    ],
+    ids=["gateway", "worker", "client", "base"],
+)
+def test_an_extra_is_enough_for_its_part(extras: tuple[str, ...], packages: tuple[str, ...], never: set[str]) -> None:
+    assert not imported(extras, packages) & never
+
+
+def test_the_base_and_the_gateway_bring_no_torch_and_the_worker_no_aiohttp() -> None:
+    assert "torch" not in distributions("gateway", "client")
+    assert "aiohttp" not in distributions("worker")
+    assert {"torch", "aiohttp"} <= distributions("gateway", "worker", "client")
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pinned = {normal(name): version for name, version in pins.items()}
+    wanted = [requirement for extra in ("base", "gateway", "worker", "client") for requirement in requirements(extra)]
+    for requirement in wanted:
+        assert requirement.specifier.contains(pinned[normal(requirement.name)]), requirement
+    assert set(pinned) == {normal(requirement.name) for requirement in wanted}
