@@ -13,9 +13,16 @@ from shared.options import Command, address_options, load_options, profile_optio
 @click.command("gateway", cls=Command)
 @profile_options
 @address_options
-def main(file: Path | None, profile: str | None, host: str | None, port: int | None) -> None:
+@click.option("--probe", is_flag=True, help="Only ask the gateway that runs here for /health: exit code 0 or 1.")
+def main(file: Path | None, profile: str | None, host: str | None, port: int | None, probe: bool) -> None:
     """Run a gateway alone; workers on any host connect to its link port."""
     config = load_options(file, profile, host, port)
+    if probe:
+        from shared.addresses import answers, base_url
+
+        healthy = answers(base_url(config) + "/health", timeout_s=3.0)
+        click.echo("healthy" if healthy else f"{base_url(config)}/health does not answer")
+        sys.exit(0 if healthy else 1)
     from gateway.app import run
 
     sys.exit(run(config))

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from shared.addresses import is_loopback
 from shared.errors import ConfigError
 from shared.settings import (
     DEMO_KEY,
@@ -115,10 +114,12 @@ def check_auth(config: Config) -> None:
     ``auth.required: false`` is the way to say that everybody may come in; leaving ``auth`` out is not.
     """
     known_to_all = not config.auth.api_keys or DEMO_KEY in config.auth.api_keys
-    if config.auth.required and known_to_all and not is_loopback(config.gateway.host):
+    if config.auth.required and known_to_all and not config.gateway.is_private:
+        key = "host" if config.gateway.published_host is None else "published_host"
         raise ConfigError(
-            f"auth.api_keys: gateway.host = {config.gateway.host} is reached by other machines, and everybody knows "
-            f"{DEMO_KEY}: name keys of your own, for example {ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
+            f"auth.api_keys: gateway.{key} = {getattr(config.gateway, key)} is reached by other machines, and "
+            f"everybody knows {DEMO_KEY}: name keys of your own, for example "
+            f"{ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
         )
 
 

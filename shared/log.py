@@ -1,9 +1,15 @@
-"""Logging with loguru: one line an event, with the session it belongs to, to stderr and to a rotated file."""
+"""Logging with loguru: one line an event, with the session it belongs to, to the console and to a rotated file.
+
+The console's line is text on stderr, or with ``log.format: json`` one JSON object on stdout, which is what collectors
+of containers' logs read.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -11,29 +17,61 @@ from loguru import logger
 from shared.config import LogConfig
 
 if TYPE_CHECKING:
-    from loguru import Logger, Record
+    from loguru import Logger, Message, Record
 
 _LINE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {extra[role]} {extra[session_id]} {message}"
 
 
 def configure(role: str, config: LogConfig, *, to_file: bool = True) -> None:
-    """Send this process's log to stderr and to ``DIR/ROLE.log``; rotated at `max_file_mb`, `keep_files` kept."""
+    """Send this process's log to the console and to ``DIR/ROLE.log``; rotated at `max_file_mb`, `keep_files` kept.
+
+    A folder that cannot be written costs the file, not the service.
+    """
     logger.remove()
     logger.configure(extra={"role": role, "session_id": "-"})
-    logger.add(sys.stderr, format=_LINE, level=config.level, backtrace=False, diagnose=False)
-    if to_file:
-        config.dir.mkdir(parents=True, exist_ok=True)
-        logger.add(
-            config.dir / f"{role}.log",
-            format=_LINE,
-            level=config.level,
-            rotation=config.max_file_mb * 1_000_000,
-            retention=config.keep_files,
-            enqueue=True,  # a slow disk never blocks the event loop
-            backtrace=False,
-            diagnose=False,
-        )
+    if config.format == "json":
+        logger.add(_to_stdout, level=config.level, backtrace=False, diagnose=False)
+    else:
+        logger.add(sys.stderr, format=_LINE, level=config.level, backtrace=False, diagnose=False)
+    if to_file and config.to_file:
+        try:
+            config.dir.mkdir(parents=True, exist_ok=True)
+            _add_file(role, config)
+        except OSError as error:
+            logger.warning("log.dir: {}: {}; no log file is written", config.dir, error.strerror)
     logging.basicConfig(handlers=[_Intercept()], level=logging.WARNING, force=True)
+
+
+def _add_file(role: str, config: LogConfig) -> None:
+    logger.add(
+        config.dir / f"{role}.log",
+        format=_LINE,
+        level=config.level,
+        rotation=config.max_file_mb * 1_000_000,
+        retention=config.keep_files,
+        enqueue=True,  # a slow disk never blocks the event loop
+        backtrace=False,
+        diagnose=False,
+    )
+
+
+def as_json(record: Record) -> str:
+    """One line: time (ISO 8601 with zone), level, role, session_id, message, and the exception if there is one."""
+    line = {
+        "time": record["time"].isoformat(timespec="milliseconds"),
+        "level": record["level"].name,
+        "role": record["extra"]["role"],
+        "session_id": record["extra"]["session_id"],
+        "message": record["message"],
+    }
+    if (error := record["exception"]) is not None:
+        line["exception"] = "".join(traceback.format_exception(error.type, error.value, error.traceback))
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _to_stdout(message: Message) -> None:
+    sys.stdout.write(as_json(message.record) + "\n")
+    sys.stdout.flush()
 
 
 def for_session(session_id: str) -> Logger:

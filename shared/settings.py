@@ -31,6 +31,7 @@ class GatewayConfig(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8042
+    published_host: str | None = None
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
     simple_protocol: bool | Literal["loopback"] = "loopback"
     prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
@@ -46,9 +47,14 @@ class GatewayConfig(Section):
     codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
 
     @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches the gateway."""
+        return is_loopback(self.host if self.published_host is None else self.published_host)
+
+    @property
     def allows_simple(self) -> bool:
         """Whether the protocol without a key is spoken. It opens no door beyond loopback unless that is asked for."""
-        return is_loopback(self.host) if self.simple_protocol == "loopback" else self.simple_protocol
+        return self.is_private if self.simple_protocol == "loopback" else self.simple_protocol
 
 
 class AuthConfig(Section):
@@ -140,9 +146,11 @@ class WorkerConfig(Section):
 
 
 class LogConfig(Section):
-    """Log files under `dir`, one a role, rotated by size."""
+    """The console's lines, and log files under `dir`, one a role, rotated by size."""
 
     level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+    to_file: bool = True
     dir: Path = Path("logs")
     max_file_mb: Annotated[int, Field(ge=1, le=10_000)] = 20
     keep_files: Annotated[int, Field(ge=1, le=1000)] = 5

@@ -16,11 +16,23 @@ from shared.options import Command, load_options, profile_options
 @click.option("--gateway", "gateways", multiple=True, metavar="tcp://HOST:PORT", help="A gateway's link; repeatable.")
 @click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
 @click.option("--id", "worker_id", help="Name of this worker, unique in the pool. [HOST-PID]")
+@click.option("--probe", is_flag=True, help="Only say whether the worker of this folder lives: exit code 0 or 1.")
 def main(
-    file: Path | None, profile: str | None, gateways: tuple[str, ...], device: str | None, worker_id: str | None
+    file: Path | None,
+    profile: str | None,
+    gateways: tuple[str, ...],
+    device: str | None,
+    worker_id: str | None,
+    probe: bool,
 ) -> None:
     """Run a worker alone, for one gateway or several."""
     config = load_options(file, profile)
+    if probe:
+        from worker.probe import probe as look
+
+        well, text = look(config.serve.state_dir)
+        click.echo(text)
+        sys.exit(0 if well else 1)
     from worker.main import run
 
     sys.exit(run(config, list(gateways) or [link_endpoint(config)], device, worker_id))

@@ -124,7 +124,10 @@ class Worker:
             "model": self._hello.model,
             "sessions": self._scheduler.sessions,
             "capacity": self._scheduler.capacity,
+            "connected": self._link.connected,
+            "stuck": self._link.is_stuck,
             "started": self._started,
+            "written": time.time(),
         }
         with suppress(OSError):  # a full disk stops no call
             write_state(self._config.serve.state_dir, self._state_name, state)

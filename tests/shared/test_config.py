@@ -87,6 +87,17 @@ def test_the_demonstration_s_key_is_enough_on_loopback() -> None:
     assert load(environ={}).gateway.allows_simple
 
 
+def test_what_counts_is_where_a_container_s_port_is_published(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("gateway: {host: 0.0.0.0, published_host: 127.0.0.1}")
+    check_auth(load(file=path, environ={}))
+    assert load(file=path, environ={}).gateway.allows_simple
+    published = load(file=path, environ={"FASTVC_GATEWAY__PUBLISHED_HOST": "0.0.0.0"})
+    assert not published.gateway.allows_simple
+    with pytest.raises(ConfigError, match=r"gateway\.published_host = 0\.0\.0\.0 is reached by other machines"):
+        check_auth(published)
+
+
 def test_required_without_keys_is_no_configuration() -> None:
     with pytest.raises(ConfigError, match="api_keys is empty"):
         load(environ={"FASTVC_AUTH__API_KEYS": "[]"})

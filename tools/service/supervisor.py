@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import http.client
 import os
 import signal
 import socket as net
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +22,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from shared.addresses import base_url, link_endpoint
+from shared.addresses import answers, base_url, link_endpoint
 from shared.config import Config, ConfigError
 from shared.options import CONFIG_EXIT
 from shared.state import read_states, remove_state, write_state
@@ -156,7 +153,7 @@ class Supervisor:
     def _look_whether_ready(self) -> None:
         if self._ready:
             return
-        if _answers(self._config, "/ready"):
+        if answers(base_url(self._config) + "/ready"):
             self._ready = True
             self._on_ready()
         elif not self._warned and time.time() - self._started > self._config.serve.ready_timeout_s:
@@ -204,18 +201,6 @@ def _reason(code: int) -> str:
         with suppress(ValueError):
             return signal.Signals(-code).name
     return f"exit code {code}"
-
-
-def _answers(config: Config, path: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no loopback of ours
-    try:
-        with direct.open(base_url(config) + path, timeout=0.5) as response:
-            return bool(response.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
 
 
 def local_children(config: Config, workers: int, profile: Sequence[str], address: Sequence[str]) -> list[Child]:

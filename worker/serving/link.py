@@ -89,13 +89,18 @@ class WorkerLink:
         self._outbox: deque[tuple[int, FromWorker]] = deque()
         self._goodbye: str | None = None
         self._stopping = False
-        self._is_stuck = False
+        self.is_stuck = False  # the engine, as far as the last beat saw
         self.dropped = 0  # answers to gateways that are gone
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._woken, self._waker = net.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+
+    @property
+    def connected(self) -> int:
+        """Gateways that are reached now."""
+        return sum(connection.up for connection in list(self._by_number.values()))
 
     def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -211,8 +216,8 @@ class WorkerLink:
             if connection.up and now - connection.seen_at > DEAD_AFTER_S:
                 self._lose(connection, f"silent for {DEAD_AFTER_S:g} s")
         stuck = self.scheduler.stuck_for() > self._stuck_after_s
-        if stuck != self._is_stuck:
-            self._is_stuck = stuck
+        if stuck != self.is_stuck:
+            self.is_stuck = stuck
             logger.error("the engine is stuck: no more heartbeats" if stuck else "the engine goes on")
         if not stuck:
             scheduler = self.scheduler
