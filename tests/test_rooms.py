@@ -33,7 +33,7 @@ FOREIGN = {
 }
 
 WORKER_LAYERS = (
-    {"geometry", "timings", "voices", "pitch", "engine", "buckets", "precision", "assets"},
+    {"geometry", "timings", "voices", "pitch", "engine", "buckets", "loudness", "precision", "assets"},
     {"models"},
     {"engines"},
     {"streaming"},

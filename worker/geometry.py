@@ -119,6 +119,12 @@ class Geometry:
         return self.block_samples_out + self.crossfade_samples + self.search_samples
 
     @property
+    def answered(self) -> slice:
+        """Of a window's samples, those that the engine's answer is the conversion of."""
+        stop = self.window_samples - self.right_units * UNIT_SAMPLES
+        return slice(stop - (self.block_units + self.crossfade_units + self.search_units) * UNIT_SAMPLES, stop)
+
+    @property
     def delay_ms(self) -> int:
         """How much older than its block's end the emitted sound is."""
         return (self.crossfade_units + self.search_units + self.right_units) * UNIT_MS

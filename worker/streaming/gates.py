@@ -1,7 +1,8 @@
 """Speech gates: which sessions speak, so that silence costs no diffusion call.
 
 A gate owns a row of state a session. ``EnergyGate`` asks for loudness alone; ``SileroGate`` runs Silero's voice
-activity detector for all rows at once.
+activity detector for all rows at once, and where it hears no speech asks for a loud voice: who sings or shouts is not
+gated away.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from worker import pitch
 from worker.geometry import INPUT_RATE, UNIT_SAMPLES
 from worker.models.published.silero import CONTEXT, FRAME, WIDTH, SileroVad
 
 Flags = npt.NDArray[np.bool_]
 
+VOICE_DBFS = -45.0  # of a voice that opens a gate, as the ear weighs it: hum and rumble are 20 dB louder
+VOICE_STAYS_DBFS = -52.0  # and of one that keeps it open
+VOICE_STRENGTH = 0.85  # of a frame's periodicity: noise stays below
+VOICE_SHARE = 0.25  # of a block's frames
+EMPHASIS = 0.95
 RECALL_S = 2.0  # of a session's history that a reopened row listens to
 
 
@@ -74,7 +82,8 @@ class SileroGate:
     """Silero's detector with a row of state a session: its LSTM, the samples not yet heard, and whether it is open.
 
     A closed gate opens at a frame of at least ``on``; an open one closes at a block without a frame of at least
-    ``off``, after ``hangover_blocks`` such blocks.
+    ``off``, after ``hangover_blocks`` such blocks. A loud voice (see ``has_voice``) counts as such a frame: the gate is
+    closed to what is quiet or noise alone.
     """
 
     def __init__(
@@ -110,8 +119,13 @@ class SileroGate:
         if not len(slots):
             return np.zeros(0, dtype=bool)
         loudest = self._loudest(list(slots), newest)
-        threshold = np.where(self._hangover.left[list(slots)] > 0, self._off, self._on)
-        speech: Flags = loudest >= threshold
+        is_open = self._hangover.left[list(slots)] > 0
+        speech: Flags = loudest >= np.where(is_open, self._off, self._on)
+        unsure = np.flatnonzero(~speech)
+        if len(unsure):
+            least = np.where(is_open[unsure], VOICE_STAYS_DBFS, VOICE_DBFS).astype(np.float32)
+            at = torch.from_numpy(unsure).to(self._device)
+            speech[unsure] = has_voice(newest[at], torch.from_numpy(least).to(self._device)).cpu().numpy()
         return self._hangover.extend(slots, speech)
 
     def _loudest(self, slots: list[int], newest: Tensor) -> npt.NDArray[np.float32]:
@@ -144,6 +158,18 @@ class SileroGate:
         self._state[:, rows] = state
         result: npt.NDArray[np.float32] = loudest.cpu().numpy()
         return result
+
+
+def has_voice(wave: Tensor, least_dbfs: Tensor) -> Tensor:
+    """Which rows of ``wave [B, N]`` (16 kHz) hold, for ``VOICE_SHARE`` of their time, something as loud as
+    ``least_dbfs [B]`` with a pitch: bool ``[B]``. Held vowels, which a speech detector has seldom heard, are."""
+    if wave.shape[1] < pitch.FRAME:
+        return torch.zeros(len(wave), dtype=torch.bool, device=wave.device)
+    found = pitch.correlate(wave)
+    heard = F.pad(wave[:, 1:] - EMPHASIS * wave[:, :-1], (1, 0)).unfold(1, pitch.FRAME, pitch.HOP)
+    level_db = 10 * torch.log10(heard.square().mean(dim=2) + 1e-12)
+    voice = (found.strength.amax(dim=2) > VOICE_STRENGTH) & (level_db >= least_dbfs[:, None])
+    return voice.float().mean(dim=1) >= VOICE_SHARE
 
 
 def loudest_unit(wave: Tensor) -> Tensor:

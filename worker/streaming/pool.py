@@ -17,9 +17,9 @@ from loguru import logger
 
 from worker.engine import Batch, Engine, PoolFull, SessionOptions, StageTimes, is_out_of_memory
 from worker.geometry import UNIT_SAMPLES, Geometry
+from worker.loudness import follow, rms_mix
 from worker.streaming.crossfade import sola
 from worker.streaming.gates import EnergyGate, Gate
-from worker.streaming.loudness import rms_mix
 from worker.timings import Laps
 
 Pcm = npt.NDArray[np.int16]
@@ -78,7 +78,8 @@ class StreamPool:
         rms_mix_rate: float = 1.0,
         gate: Gate | None = None,
     ) -> None:
-        """rms_mix_rate: 0 gives the output the input's loudness, 1 leaves the engine's alone.
+        """rms_mix_rate: 1 leaves the engine's loudness alone; below 1 its level follows the input's, and within words
+        it is the engine's to this part, at 0 the input's.
 
         gate: None is an ``EnergyGate``. Raises ``ValueError`` for values out of range.
         """
@@ -186,9 +187,10 @@ class StreamPool:
         clock = Laps(self.device)
         if self._rms_mix_rate < 1.0:
             failed = torch.tensor([error is not None for error in errors], device=self.device)
-            mixed = rms_mix(window, made, self.geometry, self._rms_mix_rate)
+            heard = window[:, self.geometry.answered]
+            mixed = rms_mix(heard, follow(heard, made), self._rms_mix_rate)
             made = torch.where(failed[:, None], made, mixed)
-            clock.lap("rms_mix")
+            clock.lap("loudness")
         blocks = self._emit(rows, made, [error is None for error in errors], errors)
         clock.lap("sola")
         return Step(blocks, times | clock.times())

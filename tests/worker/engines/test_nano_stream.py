@@ -84,3 +84,34 @@ def mel(wave: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
     return MelSpectrogram(replace(NANO, n_fft=1024))(torch.from_numpy(wave / level * 0.07).float()[None])[0].clamp(
         min=-6
     )
+
+
+def loudness_db(pcm: Pcm) -> float:
+    return float(10 * np.log10(np.mean(np.square(pcm / 32768.0)) + 1e-12))
+
+
+def followed(engine: DiffusionEngine, voice: str, pcm: Pcm) -> Pcm:
+    """As ``served``, with the configured loudness, and each sample at the time it was heard."""
+    pool = StreamPool(engine, 1, rms_mix_rate=0.9)
+    step, delay = pool.step, engine.geometry.delay_ms * 16
+    pool.step = lambda slots, blocks: step(slots, blocks, steps=2)  # type: ignore[method-assign]
+    return stream(pool, voice, np.pad(pcm, (0, delay)))[delay:][: len(pcm)]
+
+
+def test_a_second_talker_stays_as_far_away_as_they_are(engine: DiffusionEngine) -> None:
+    """The same words 28 dB below: the model alone would make them 5 dB below."""
+    near = read_pcm(WOMAN)[: 4 * 16_000]
+    far = np.round(near * 10 ** (-28 / 20)).astype(np.int16)
+    out = followed(engine, "carlo", np.concatenate([near, far]))
+    apart = loudness_db(out[: len(near) - 8000]) - loudness_db(out[len(near) + 8000 :])
+    wanted = loudness_db(near[:-8000]) - loudness_db(far[8000:])
+    assert apart == pytest.approx(wanted, abs=2.0)
+
+
+def test_a_breath_does_not_become_babble(engine: DiffusionEngine) -> None:
+    """Through a gate that lets everything pass: what comes out of noise at -47 dBFS is no louder."""
+    noise = np.random.default_rng(1).normal(0, 32768 * 10 ** (-47 / 20), 3 * 16_000)
+    breath = np.round(noise).astype(np.int16)
+    out = followed(engine, "june", np.concatenate([breath, read_pcm(WOMAN)[:16_000]]))
+    loudest = max(loudness_db(out[at : at + 1600]) for at in range(0, len(breath) - 3200, 800))
+    assert loudest < -41

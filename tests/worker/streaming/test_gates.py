@@ -119,3 +119,48 @@ def test_wrong_thresholds_are_named() -> None:
         SileroGate(1, on=0.3, off=0.5)
     with pytest.raises(ValueError, match="hangover_blocks"):
         EnergyGate(1, hangover_blocks=-1)
+
+
+def heard(gate: SileroGate, wave: torch.Tensor, block: int = 8000) -> list[bool]:
+    gate.open(0)
+    return [bool(gate.hear([0], newest[None])[0]) for newest in wave.unfold(0, block, block)]
+
+
+def sung() -> torch.Tensor:
+    wave, _ = soundfile.read(ROOT / "tests/data/sung.flac", dtype="float32")
+    return torch.from_numpy(wave)
+
+
+def test_the_detector_alone_does_not_hear_a_sung_line() -> None:
+    """Why the gate asks for more: held vowels are nothing that it has learnt."""
+    assert max(frame_by_frame(SileroVad.bundled(), sung())) < 0.5
+
+
+@pytest.mark.parametrize("block", [3200, 8000])
+@pytest.mark.parametrize("gain_db", [0, -10, 10])
+def test_a_sung_line_is_not_gated_away(block: int, gain_db: int) -> None:
+    said = heard(SileroGate(1, hangover_blocks=0), (sung() * 10 ** (gain_db / 20)).clamp(-1, 1), block)
+    assert sum(said) >= 0.9 * len(said)
+
+
+def test_a_voice_opens_the_gate_by_its_level_and_keeps_it_open_lower() -> None:
+    loud, soft = sung(), sung() * 10 ** (-15 / 20)
+    assert not all(heard(SileroGate(1, hangover_blocks=0), soft))
+    assert not any(heard(SileroGate(1, hangover_blocks=0), sung() * 10 ** (-40 / 20)))
+    assert all(heard(SileroGate(1, hangover_blocks=1), torch.cat([loud[:8000], soft])))
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "brown", "hum", "breath"])
+@pytest.mark.parametrize("level_db", [-50, -30])
+def test_loud_noise_is_noise(kind: str, level_db: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    spectrum = torch.fft.rfft(torch.randn(80_000, generator=generator))
+    hz = torch.arange(len(spectrum)) / 5 + 1
+    slopes = {"white": hz**0, "pink": hz**-0.5, "brown": hz**-1, "breath": (hz / 800) / (1 + (hz / 800) ** 2)}
+    if kind == "hum":
+        time = torch.arange(80_000) / 16_000
+        wave = sum(torch.sin(2 * torch.pi * 50 * k * time) / k for k in range(1, 8))
+    else:
+        wave = torch.fft.irfft(spectrum * slopes[kind])
+    assert isinstance(wave, torch.Tensor)
+    assert not any(heard(SileroGate(1, hangover_blocks=0), wave / wave.std() * 10 ** (level_db / 20)))

@@ -11,7 +11,6 @@ import torch
 from worker.engines.passthrough import PassthroughEngine
 from worker.geometry import Geometry
 from worker.streaming.crossfade import sola
-from worker.streaming.loudness import rms_mix
 from worker.streaming.pool import PoolFull, StreamPool, UnknownVoice
 
 GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=200)
@@ -51,23 +50,6 @@ def test_sola_equals_a_plain_loop() -> None:
         size = GEOMETRY.block_samples_out
         np.testing.assert_allclose(block[row].numpy(), y[:size], atol=1e-5)
         np.testing.assert_allclose(rest[row].numpy(), y[size : size + length], atol=1e-5)
-
-
-def test_rms_mix_equals_a_plain_loop() -> None:
-    rng = np.random.default_rng(2)
-    window = rng.normal(0, 0.1, (3, GEOMETRY.window_samples)).astype(np.float32)
-    made = rng.normal(0, 0.02, (3, GEOMETRY.engine_samples)).astype(np.float32)
-    mixed = rms_mix(torch.from_numpy(window), torch.from_numpy(made), GEOMETRY, rate=0.3).numpy()
-    stop = GEOMETRY.window_samples - GEOMETRY.right_units * 320
-    for row in range(3):
-        heard = window[row, stop - GEOMETRY.engine_samples : stop]
-
-        def track(wave: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            rms = [np.sqrt(np.mean(wave[i : i + 1280] ** 2)) for i in range(0, len(wave) - 1279, 320)]
-            return np.interp(np.linspace(0, len(rms) - 1, len(wave) + 1), np.arange(len(rms)), rms)[:-1]
-
-        gain = (track(heard) / np.maximum(track(made[row]), 1e-3)) ** 0.7
-        np.testing.assert_allclose(mixed[row], made[row] * gain, rtol=2e-3, atol=1e-6)
 
 
 def test_passthrough_gives_the_input_back_later() -> None:

@@ -23,6 +23,7 @@ from worker.engine import session_seed
 from worker.engines.diffusion.engine import F0_A_UNIT, at_mel_frames
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.geometry import INPUT_RATE, UNIT_SAMPLES, UNITS_A_SECOND
+from worker.loudness import follow
 from worker.models.published.ragged import by_length
 
 WINDOW_S = 30.0
@@ -47,6 +48,7 @@ class ConversionOptions:
     follow_pitch: bool = True  # give a model that can take it the source's melody
     auto_f0_adjust: bool = True  # move the source's median pitch to the reference's
     semitones: float = 0.0
+    follow_loudness: bool = True  # be as loud as the source, and silent where it is
     window_s: float | None = None  # of a window, prompt and source together; None: WINDOW_S
 
 
@@ -231,6 +233,9 @@ class FileConverter:
             sound = pipeline.vocode(
                 mel[row : row + 1, :, :count], pitch, at * pipeline.mel_config.hop, seed[row : row + 1]
             )
+            if self.options.follow_loudness:
+                heard = wave[row, skips[row] * UNIT_SAMPLES :][: units[row] * UNIT_SAMPLES]
+                sound = follow(heard[None], sound)
             out.append(sound[0].cpu().numpy())
         return out
 
