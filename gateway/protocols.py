@@ -111,6 +111,8 @@ class _Options(BaseModel):
     steps: Annotated[int, Field(ge=1, le=100)] | None = None
     guidance: Annotated[float, Field(ge=0, le=10)] | None = None
     f0_shift: Annotated[float, Field(ge=-24, le=24)] | None = None
+    intelligibility: Annotated[float, Field(ge=0, le=10)] | None = None
+    similarity: Annotated[float, Field(ge=0, le=10)] | None = None
 
 
 class _Config(_Message):

@@ -84,7 +84,7 @@ class LinkConfig(Section):
 class WorkerConfig(Section):
     """One worker: its engine, its geometry and its bounds."""
 
-    model: Literal["nano", "tiny", "small", "base", "shift", "passthrough"] = "nano"
+    model: Literal["nano", "tiny", "small", "base", "v2", "shift", "passthrough"] = "nano"
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     graphs: bool = True
@@ -107,6 +107,8 @@ class WorkerConfig(Section):
     min_steps: Annotated[int, Field(ge=1, le=100)] | None = None
     guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
     max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
+    intelligibility: Annotated[float, Field(ge=0, le=10)] = 0.7
+    similarity: Annotated[float, Field(ge=0, le=10)] = 0.7
     max_f0_shift: Annotated[float, Field(ge=0, le=24)] = 12.0
     schedule: Literal["linear", "cosine"] = "linear"
     rms_mix_rate: Annotated[float, Field(ge=0, le=1)] = 0.9

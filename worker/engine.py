@@ -32,6 +32,8 @@ class SessionOptions:
     steps: int | None = None  # at most so many solver steps
     guidance: float | None = None  # rate of classifier-free guidance, 0 or more
     f0_shift: float = 0.0  # semitones on top of the reference's pitch
+    intelligibility: float | None = None  # V2's guidance towards the words, 0 or more
+    similarity: float | None = None  # V2's guidance towards the voice, 0 or more
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class OptionLimits:
     max_steps: int
     max_guidance: float
     max_f0_shift: float  # semitones, either way
+    max_intelligibility: float = 0.0
+    max_similarity: float = 0.0
 
     def check(self, options: Mapping[str, float]) -> SessionOptions:
         """Typed options. Raises ``ValueError`` naming what is unknown or out of its limits."""
@@ -48,6 +52,8 @@ class OptionLimits:
             "steps": (1.0, float(self.max_steps)),
             "guidance": (0.0, self.max_guidance),
             "f0_shift": (-self.max_f0_shift, self.max_f0_shift),
+            "intelligibility": (0.0, self.max_intelligibility),
+            "similarity": (0.0, self.max_similarity),
         }
         possible = [name for name, (_, high) in bounds.items() if high > 0]
         for name, value in options.items():
@@ -60,7 +66,11 @@ class OptionLimits:
         if steps is not None and steps != int(steps):
             raise ValueError(f"options.steps must be a whole number, got {steps:g}")
         return SessionOptions(
-            None if steps is None else int(steps), options.get("guidance"), options.get("f0_shift", 0.0)
+            None if steps is None else int(steps),
+            options.get("guidance"),
+            options.get("f0_shift", 0.0),
+            options.get("intelligibility"),
+            options.get("similarity"),
         )
 
 

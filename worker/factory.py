@@ -16,7 +16,8 @@ from worker.voices import VoiceError
 ENGINES: Mapping[str, str] = {  # each has a function ``make(config, device) -> Engine``
     "passthrough": "worker.engines.passthrough",
     "shift": "worker.engines.shift.engine",
-    **{name: "worker.engines.diffusion.engine" for name in MODULES if name != "v2"},  # V2 converts files so far
+    **dict.fromkeys(MODULES, "worker.engines.diffusion.engine"),
+    "v2": "worker.engines.v2.engine",
 }
 
 

@@ -21,6 +21,7 @@ def test_the_profiles_load() -> None:
     assert prod.worker.device == "cuda:0"
     assert not prod.gateway.allows_simple
     assert load(profile="shift", environ={}).worker.model == "shift"
+    assert load(profile="v2", environ={}).worker.right_ms == 240
 
 
 def test_the_defaults_of_the_code_are_those_of_the_file_both_ways() -> None:

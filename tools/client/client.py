@@ -43,7 +43,7 @@ class CallConfig:
     chunk_ms: int = 20
     real_time: bool = True
     timeout_s: float = 60.0  # without any message while one is due
-    options: dict[str, float] | None = None  # of the model: steps, guidance, f0_shift
+    options: dict[str, float] | None = None  # of the model: steps, guidance, f0_shift, intelligibility, similarity
 
     def first_message(self) -> dict[str, Any]:
         message: dict[str, Any] = {
