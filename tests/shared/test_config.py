@@ -125,7 +125,7 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         (
             "FASTVC_WORKER__MODEL",
             "larynx",
-            ["worker.model", "'nano', 'tiny', 'small', 'base', 'shift' or 'passthrough'", "'larynx'"],
+            ["worker.model", "'nano', 'tiny', 'small', 'base', 'v2', 'shift' or 'passthrough'", "'larynx'"],
         ),
         ("FASTVC_WORKER__BLOCK_MS", "210", ["worker.block_ms", "multiple of 20"]),
         ("FASTVC_WORKER__BLOCK_MS", "60", ["worker", "must not exceed block_ms = 60"]),
