@@ -113,6 +113,8 @@ class Gateway:
         self._state_name = f"gateway-{self.port}.json"
         self._reporter = asyncio.create_task(self._report())
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, self.config.link.host, self.pool.port)
+        if gateway.published:
+            logger.info("open http://{}/", gateway.published[0])
 
     async def stop(self) -> None:
         """Sessions get their audio and close 1001; then everything else ends."""

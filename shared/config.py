@@ -115,9 +115,10 @@ def check_auth(config: Config) -> None:
     """
     known_to_all = not config.auth.api_keys or DEMO_KEY in config.auth.api_keys
     if config.auth.required and known_to_all and not config.gateway.is_private:
-        key = "host" if config.gateway.published_host is None else "published_host"
+        gateway = config.gateway
+        where = f"published = {', '.join(gateway.published)}" if gateway.published else f"host = {gateway.host}"
         raise ConfigError(
-            f"auth.api_keys: gateway.{key} = {getattr(config.gateway, key)} is reached by other machines, and "
+            f"auth.api_keys: gateway.{where} is reached by other machines, and "
             f"everybody knows {DEMO_KEY}: name keys of your own, for example "
             f"{ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
         )

@@ -31,7 +31,7 @@ class GatewayConfig(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8042
-    published_host: str | None = None
+    published: list[Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]] = []
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
     simple_protocol: bool | Literal["loopback"] = "loopback"
     prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
@@ -49,7 +49,8 @@ class GatewayConfig(Section):
     @property
     def is_private(self) -> bool:
         """Whether only this machine reaches the gateway."""
-        return is_loopback(self.host if self.published_host is None else self.published_host)
+        hosts = [address.rpartition(":")[0] for address in self.published]
+        return all(is_loopback(host) for host in hosts or [self.host])
 
     @property
     def allows_simple(self) -> bool:

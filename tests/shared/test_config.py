@@ -90,12 +90,12 @@ def test_the_demonstration_s_key_is_enough_on_loopback() -> None:
 
 def test_what_counts_is_where_a_container_s_port_is_published(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("gateway: {host: 0.0.0.0, published_host: 127.0.0.1}")
+    path.write_text("gateway: {host: 0.0.0.0, published: ['127.0.0.1:8042', '[::1]:8443']}")
     check_auth(load(file=path, environ={}))
     assert load(file=path, environ={}).gateway.allows_simple
-    published = load(file=path, environ={"FASTVC_GATEWAY__PUBLISHED_HOST": "0.0.0.0"})
+    published = load(file=path, environ={"FASTVC_GATEWAY__PUBLISHED": "['127.0.0.1:8042', '0.0.0.0:8443']"})
     assert not published.gateway.allows_simple
-    with pytest.raises(ConfigError, match=r"gateway\.published_host = 0\.0\.0\.0 is reached by other machines"):
+    with pytest.raises(ConfigError, match=r"gateway\.published = .*0\.0\.0\.0:8443 is reached by other machines"):
         check_auth(published)
 
 
