@@ -24,7 +24,7 @@ from shared.config import Config, ConfigError, check_auth
 from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION
-from shared.state import remove_state, write_state
+from shared.state import GatewayState, StateReporter
 
 _STATE_INTERVAL_S = 1.0
 _PAGE = Path(__file__).parent / "web" / "index.html"
@@ -110,7 +110,7 @@ class Gateway:
             await self._close()
             raise ConfigError(f"gateway: cannot listen on {gateway.host}:{gateway.port}: {error.strerror}") from None
         self.port: int = self._runner.addresses[0][1]
-        self._state_name = f"gateway-{self.port}.json"
+        self._state = StateReporter(self.config.serve.state_dir)
         self._reporter = asyncio.create_task(self._report())
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, self.config.link.host, self.pool.port)
         if gateway.published:
@@ -123,7 +123,7 @@ class Gateway:
         self._reporter.cancel()
         await asyncio.gather(self._reporter, return_exceptions=True)
         await self._close()
-        remove_state(self.config.serve.state_dir, self._state_name)
+        self._state.remove()
         logger.info("gone")
 
     async def _close(self) -> None:
@@ -133,21 +133,21 @@ class Gateway:
 
     async def _report(self) -> None:
         while True:
-            state = {
-                "role": "gateway",
-                "pid": os.getpid(),
-                "host": self.config.gateway.host,
-                "hostname": net.gethostname(),
-                "port": self.port,
-                "link_port": self.pool.port,
-                "sessions": len(self.pool.session_ids()),
-                "ready": self.pool.free > 0,
-                "started": self._started,
-                "workers": self.pool.describe(),
-                "session_ids": self.pool.session_ids()[:1000],
-            }
-            await asyncio.to_thread(write_state, self.config.serve.state_dir, self._state_name, state)
+            await asyncio.to_thread(self._state.write, self._describe())
             await asyncio.sleep(_STATE_INTERVAL_S)
+
+    def _describe(self) -> GatewayState:
+        return GatewayState(
+            started=self._started,
+            host=self.config.gateway.host,
+            hostname=net.gethostname(),
+            port=self.port,
+            link_port=self.pool.port,
+            sessions=len(self.pool.session_ids()),
+            ready=self.pool.free > 0,
+            workers=self.pool.describe(),
+            session_ids=self.pool.session_ids()[:1000],
+        )
 
 
 async def _serve(config: Config) -> None:

@@ -45,6 +45,7 @@ from shared.messages import (
     decode_from_worker,
     encode,
 )
+from shared.state import PooledWorker
 
 MAX_WORKERS = 1000
 _CHECK_INTERVAL_S = 0.05
@@ -362,20 +363,20 @@ class Pool:
             for stream in list(self._streams.values()):
                 stream.check(self.now(), self.config.processing_timeout_s)
 
-    def describe(self) -> list[dict[str, object]]:
+    def describe(self) -> list[PooledWorker]:
         """The workers, for `status`."""
         return [
-            {
-                "worker_id": w.hello.worker_id,
-                "pid": w.hello.pid,
-                "host": w.hello.host,
-                "device": w.hello.device,
-                "model": w.hello.model,
-                "sessions": len(w.streams) + w.others,
-                "capacity": w.capacity,
-                "draining": w.draining,
-                "local": w.hello.host == net.gethostname(),
-            }
+            PooledWorker(
+                worker_id=w.hello.worker_id,
+                pid=w.hello.pid,
+                host=w.hello.host,
+                device=w.hello.device,
+                model=w.hello.model,
+                sessions=len(w.streams) + w.others,
+                capacity=w.capacity,
+                draining=w.draining,
+                local=w.hello.host == net.gethostname(),
+            )
             for w in self.workers.values()
         ]
 

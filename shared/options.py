@@ -15,7 +15,11 @@ CONFIG_EXIT = 2  # exit code for a configuration that cannot work: trying again 
 
 
 class Command(click.Command):
-    """Turns a wrong configuration into one message and `CONFIG_EXIT`."""
+    """Turns a wrong configuration into one message and `CONFIG_EXIT`; ``-h`` helps as ``--help`` does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
+        super().__init__(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -23,6 +27,12 @@ class Command(click.Command):
         except ConfigError as error:
             click.echo(f"fast-vc: {error}", err=True)
             sys.exit(CONFIG_EXIT)
+
+
+class Group(click.Group):
+    """Commands under one name."""
+
+    command_class = Command
 
 
 def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +48,12 @@ def address_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--host H`` and ``-p/--port P``."""
     command = click.option("-p", "--port", type=click.IntRange(0, 65_535), help="HTTP and WebSocket port.")(command)
     return click.option("--host", help="HTTP and WebSocket address.")(command)
+
+
+def port_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``-p/--port P`` to choose one of several services that run."""
+    help_text = "Only the service on this HTTP port."
+    return click.option("-p", "--port", type=click.IntRange(1, 65_535), help=help_text)(command)
 
 
 def load_options(file: Path | None, profile: str | None, host: str | None = None, port: int | None = None) -> Config:

@@ -8,7 +8,6 @@ import signal
 import socket as net
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from shared.config import Config, ConfigError
 from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
-from shared.state import remove_state, write_state
+from shared.state import StateReporter, WorkerState
 from worker.engine import Engine
 from worker.factory import make_engine, make_gate
 from worker.geometry import INPUT_RATE
@@ -65,6 +64,7 @@ class Worker:
         self._link = WorkerLink(gateways, self._hello, keys, settings.stuck_after_s, self._write_state)
         self._scheduler = Scheduler(pool, self._link.reply, planner, gather_s=settings.gather_ms / 1000)
         self._started = time.time()
+        self._state = StateReporter(config.serve.state_dir)
         self._signals = 0
 
     def run(self) -> int:
@@ -82,7 +82,7 @@ class Worker:
         while self._scheduler.sessions and time.monotonic() < end:
             self._scheduler.turn()
         self._link.stop()
-        remove_state(self._config.serve.state_dir, self._state_name)
+        self._state.remove()
         logger.info("gone")
         return 0
 
@@ -108,29 +108,21 @@ class Worker:
             capacity=capacity,
         )
 
-    @property
-    def _state_name(self) -> str:
-        return f"worker-{os.getpid()}.json"
-
     def _write_state(self) -> None:
-        state = {
-            "role": "worker",
-            "worker_id": self._worker_id,
-            "pid": os.getpid(),
-            "host": self._hello.host,
-            "port": None,
-            "gateways": self._gateways,
-            "device": self._device,
-            "model": self._hello.model,
-            "sessions": self._scheduler.sessions,
-            "capacity": self._scheduler.capacity,
-            "connected": self._link.connected,
-            "stuck": self._link.is_stuck,
-            "started": self._started,
-            "written": time.time(),
-        }
-        with suppress(OSError):  # a full disk stops no call
-            write_state(self._config.serve.state_dir, self._state_name, state)
+        self._state.write(
+            WorkerState(
+                started=self._started,
+                host=self._hello.host,
+                worker_id=self._worker_id,
+                gateways=self._gateways,
+                device=self._device,
+                model=self._hello.model,
+                sessions=self._scheduler.sessions,
+                capacity=self._scheduler.capacity,
+                connected=self._link.connected,
+                stuck=self._link.is_stuck,
+            )
+        )
 
 
 def run(config: Config, gateways: list[str], device: str | None = None, worker_id: str | None = None) -> int:

@@ -87,7 +87,7 @@ def test_status_a_second_start_and_stop(pair: Serve) -> None:
     assert stopped.returncode == 0, stopped.stderr
     assert pair.process.wait(5) == 0
     assert pair.command("status").returncode == 1
-    assert pair.command("clean", "-y", "--logs").returncode == 0
+    assert pair.command("clean", "-y").returncode == 0
     assert not (pair.folder / "temp").exists()
     assert not (pair.folder / "logs").exists()
 

@@ -25,7 +25,7 @@ from loguru import logger
 from shared.addresses import answers, base_url, link_endpoint
 from shared.config import Config, ConfigError
 from shared.options import CONFIG_EXIT
-from shared.state import read_states, remove_state, write_state
+from shared.state import ChildState, ServeState, StateReporter, read_states
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
@@ -87,8 +87,8 @@ class PortTaken(RuntimeError):
 
 def _who(state_dir: Path, port: int) -> str:
     for state in read_states(state_dir):
-        if state.get("port") == port:
-            return f"fast-vc {state['role']} (pid {state['pid']}); `fast-vc status` shows it, `fast-vc stop` ends it"
+        if state.port == port:
+            return f"fast-vc {state.role} (pid {state.pid}); `fast-vc status` shows it, `fast-vc stop` ends it"
     return "another program; --port chooses another"
 
 
@@ -105,7 +105,7 @@ class Supervisor:
         self._ready = False
         self._warned = False
         self._state_due = 0.0
-        self._state_name = f"serve-{config.gateway.port}.json"
+        self._state = StateReporter(config.serve.state_dir)
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Returns the exit code: 2 if a child cannot start as configured, otherwise 0."""
@@ -162,20 +162,15 @@ class Supervisor:
 
     def _write_state(self) -> None:
         self._state_due = time.monotonic() + _STATE_INTERVAL_S
-        with suppress(OSError):  # a full disk stops no call
-            write_state(self._config.serve.state_dir, self._state_name, self._state())
-
-    def _state(self) -> dict[str, object]:
-        children = [{"role": c.role, "name": c.name, "pid": c.process.pid} for c in self._children if c.process]
-        return {
-            "role": "serve",
-            "pid": os.getpid(),
-            "host": self._config.gateway.host,
-            "port": self._config.gateway.port,
-            "link_port": self._config.link.port,
-            "started": self._started,
-            "children": children,
-        }
+        self._state.write(
+            ServeState(
+                started=self._started,
+                host=self._config.gateway.host,
+                port=self._config.gateway.port,
+                link_port=self._config.link.port,
+                children=[ChildState(c.role, c.name, c.process.pid) for c in self._children if c.process],
+            )
+        )
 
     def _end(self) -> None:
         """Gateways, then workers; what does not end in time is killed."""
@@ -193,7 +188,7 @@ class Supervisor:
                 child.process.kill()
             if child.process is not None:
                 child.process.wait()
-        remove_state(self._config.serve.state_dir, self._state_name)
+        self._state.remove()
 
 
 def _reason(code: int) -> str:

@@ -17,22 +17,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shared.addresses import free_port
-from shared.state import write_state
-from tools.service import cli
+from shared.config import ROOT
+from shared.state import ServeState, write_state
+from tools.service import cli, stop
 
 CHILD = """
-import os, signal, subprocess, sys, time
+import signal, subprocess, sys, time
 from pathlib import Path
-from shared.state import write_state
+from shared.state import GatewayState, PooledWorker, write_state
 if "stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 below = [subprocess.Popen(["sleep", "600"]).pid] if "parent" in sys.argv else []
-state = {"role": "gateway", "pid": os.getpid(), "host": "127.0.0.1", "port": 8042, "sessions": 2, "ready": True}
-workers = [{"worker_id": "far-1", "pid": 7, "host": "far", "device": "cuda:0", "model": "shift", "sessions": 2,
-            "capacity": 16, "draining": True}]
-state |= {"started": time.time() - 3725, "workers": workers, "session_ids": ["alpha", "beta"], "below": below}
-write_state(Path(sys.argv[1]), "gateway-8042.json", state)
-print("up", flush=True)
+state = GatewayState(started=time.time() - 3725, host="127.0.0.1", hostname="here", port=int(sys.argv[2]),
+                     link_port=5555, sessions=2, ready=True,
+                     workers=[PooledWorker("far-1", 7, "far", "cuda:0", "shift", 2, 16, True)],
+                     session_ids=["alpha", "beta"])
+write_state(Path(sys.argv[1]), state)
+print("up", *below, flush=True)
 time.sleep(600)
 """
 
@@ -53,12 +54,13 @@ def run(*arguments: str, answer: str | None = None) -> Result:
 class Service:
     """Something that runs, as far as state files know."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        command = [sys.executable, "-c", CHILD, str(folder / "temp"), *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cli.ROOT)
+    def __init__(self, folder: Path, *flags: str, port: int = 8042) -> None:
+        command = [sys.executable, "-c", CHILD, str(folder / "temp"), str(port), *flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "up\n"
-        self.state = json.loads((folder / "temp" / "gateway-8042.json").read_text())
+        up, *below = self.process.stdout.readline().split()
+        assert up == "up"
+        self.below = [int(pid) for pid in below]
 
     def close(self) -> None:
         self.process.kill()
@@ -163,7 +165,7 @@ def test_serve_refuses_a_taken_port(home: Path) -> None:
         result = run("serve", "--port", str(port))
         assert result.exit_code == 1
         assert f"port {port} is already in use by another program" in result.stderr
-        write_state(home / "temp", f"serve-{port}.json", {"role": "serve", "pid": os.getpid(), "port": port})
+        write_state(home / "temp", ServeState(started=0.0, host="127.0.0.1", port=port, link_port=1, children=[]))
         result = run("serve", "--port", str(port))
         assert result.exit_code == 1
         assert f"port {port} is already in use by fast-vc serve (pid {os.getpid()})" in result.stderr
@@ -219,8 +221,8 @@ def test_stop_ends_a_process_without_a_supervisor(home: Path, service: Service) 
 
 def test_stop_says_what_does_not_end_and_force_kills_the_tree(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Service(home, "stubborn", "parent")
-    monkeypatch.setattr(cli, "_AFTER_GRACE_S", 0.5)
-    monkeypatch.setattr(cli, "_PROGRESS_S", 0.2)
+    monkeypatch.setattr(stop, "_AFTER_GRACE_S", 0.5)
+    monkeypatch.setattr(stop, "_PROGRESS_S", 0.2)
     monkeypatch.setenv("FASTVC_GATEWAY__SHUTDOWN_GRACE_S", "0.1")
     try:
         result = run("stop")
@@ -231,11 +233,24 @@ def test_stop_says_what_does_not_end_and_force_kills_the_tree(home: Path, monkey
         result = run("stop", "--force")
         assert result.exit_code == 0, result.output
         assert made.process.wait(5) == -9
-        for pid in made.state["below"]:
+        for pid in made.below:
             assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         assert list((home / "temp").iterdir()) == []
     finally:
         made.close()
+
+
+def test_a_service_is_chosen_by_its_port(home: Path, service: Service) -> None:
+    other = Service(home, port=9042)
+    try:
+        (process,) = json.loads(run("status", "--json", "-p", "9042").output)["processes"]
+        assert process["pid"] == other.process.pid
+        assert run("status", "-p", "9043").exit_code == 1
+        assert run("stop", "-f", "-p", "9042").exit_code == 0
+        assert other.process.wait(5) == -9
+        assert service.process.poll() is None
+    finally:
+        other.close()
 
 
 def folders(home: Path) -> set[str]:
@@ -252,12 +267,7 @@ def used(home: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("flags", "left"),
-    [
-        ((), {"logs", "outputs", "mine"}),
-        (("--logs",), {"outputs", "mine"}),
-        (("--outputs",), {"logs", "mine"}),
-        (("--logs", "--outputs"), {"mine"}),
-    ],
+    [((), {"outputs", "mine"}), (("--logs",), {"outputs", "mine"}), (("--outputs",), {"mine"})],
 )
 def test_clean_removes_what_was_asked(used: Path, flags: tuple[str, ...], left: set[str]) -> None:
     result = run("clean", "-y", *flags)
@@ -271,6 +281,7 @@ def test_clean_asks(used: Path) -> None:
     assert (used / "temp").exists()
     assert run("clean", answer="y\n").exit_code == 0
     assert not (used / "temp").exists()
+    assert not (used / "logs").exists()
     assert run("clean", answer="").output == "nothing to remove\n"
 
 
@@ -287,7 +298,7 @@ def test_clean_removes_no_folder_that_holds_more(used: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(used / "mine" / "home"))  # nothing outside this test's folder is named
     for place in (".", "..", "mine", str(used), "link"):
         monkeypatch.setenv("FASTVC_SERVE__STATE_DIR", place)
-        result = run("clean", "-y", "--logs")
+        result = run("clean", "-y")
         assert result.exit_code == 2, place
         assert "kept" in result.stderr
     assert folders(used) == before | {"link"}

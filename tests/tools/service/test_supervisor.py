@@ -18,7 +18,7 @@ import pytest
 
 from shared.addresses import free_port
 from shared.config import Config, ConfigError, GatewayConfig, ServeConfig
-from shared.state import write_state
+from shared.state import ServeState, write_state
 from tools.service.supervisor import PortTaken, check_port, local_children
 
 # Runs a Supervisor: the children are (role, name, Python source) in argv[2], the rest of the settings in argv[1].
@@ -240,7 +240,7 @@ def test_a_taken_port_is_named_with_its_owner(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(PortTaken, match=f"port {port} is already in use by another program"):
             check_port(config_of(tmp_path, port=port))
-        write_state(tmp_path, f"serve-{port}.json", {"role": "serve", "pid": os.getpid(), "port": port})
+        write_state(tmp_path, ServeState(started=0.0, host="127.0.0.1", port=port, link_port=1, children=[]))
         with pytest.raises(PortTaken, match=rf"port {port} is already in use by fast-vc serve \(pid {os.getpid()}\)"):
             check_port(config_of(tmp_path, port=port))
     check_port(config_of(tmp_path, port=port))
