@@ -19,11 +19,11 @@ from gateway.metrics import Metrics
 from gateway.protocols import SessionError
 from gateway.stream import Stream
 from shared.config import GatewayConfig, LinkConfig
+from shared.curve import authenticator
 from shared.link import (
     DEAD_AFTER_S,
     HEARTBEAT_INTERVAL_S,
     LoopSocket,
-    authenticator,
     bind_router,
     drain_monitor,
     monitor,

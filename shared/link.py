@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import zmq
-import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
-from shared.addresses import bracketed, is_loopback
-from shared.config import ConfigError, LinkConfig, resolve
+from shared.addresses import bracketed
+from shared.curve import Keys, LinkError, check_plain, load_keys
 from shared.messages import MAX_FRAME_BYTES
+from shared.settings import LinkConfig
 
 HEARTBEAT_INTERVAL_S = 0.5
 MISSED_HEARTBEATS = 3
@@ -29,64 +26,6 @@ QUEUE_MESSAGES = 4096  # a peer's high-water mark: two chunks of 400 sessions an
 LINGER_MS = 1000  # the last answers and a goodbye leave before a process ends
 SWITCH_INTERVAL_S = 0.0005  # between threads: Python's 5 ms would be most of what a message may take
 DRAIN_LIMIT = 256  # messages taken in one turn of the event loop
-
-
-class LinkError(ConfigError):
-    """The link cannot be set up as configured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """CURVE keys of one side; `server` is the gateway's public key, known to workers."""
-
-    public: bytes
-    secret: bytes
-    server: bytes | None = None
-
-
-def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
-    """The keys that `config` names, or None for a plain link. Raises `LinkError` naming the file."""
-    if config.secret_key_file is None:
-        return None
-    public, secret = _read_certificate(config.secret_key_file)
-    if secret is None:
-        raise LinkError(f"link.secret_key_file: {config.secret_key_file} holds no secret key")
-    if not need_server:
-        return Keys(public, secret)
-    if config.server_key_file is None:
-        raise LinkError("link.server_key_file: a worker needs the gateway's public key beside its own secret key")
-    return Keys(public, secret, _read_certificate(config.server_key_file)[0])
-
-
-def _read_certificate(path: Path) -> tuple[bytes, bytes | None]:
-    try:
-        return zmq.auth.load_certificate(resolve(path))
-    except (OSError, ValueError) as error:
-        raise LinkError(f"{path}: no CURVE certificate: {error}") from None
-
-
-def check_plain(host: str, config: LinkConfig) -> None:
-    """Refuse an unencrypted link beyond loopback unless the configuration allows it."""
-    if config.secret_key_file is None and not config.allow_plain and not is_loopback(host):
-        raise LinkError(
-            f"link: {host} is not loopback and no CURVE keys are named: set link.secret_key_file, "
-            "or link.allow_plain: true on a network you trust"
-        )
-
-
-def authenticator(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> ThreadAuthenticator | None:
-    """The allow-list of workers, started; None for a plain link. The caller stops it."""
-    if config.secret_key_file is None:
-        return None
-    if config.allowed_workers_dir is None:
-        raise LinkError("link.allowed_workers_dir: with CURVE keys, name the folder of the workers' public keys")
-    folder = resolve(config.allowed_workers_dir)
-    if not folder.is_dir():
-        raise LinkError(f"link.allowed_workers_dir: {folder} is not a folder")
-    guard = ThreadAuthenticator(context)
-    guard.start()
-    guard.configure_curve(domain="*", location=str(folder))
-    return guard
 
 
 def _bound(socket: zmq.Socket[bytes]) -> None:

@@ -15,7 +15,8 @@ from loguru import logger
 
 from shared.addresses import parse_endpoint
 from shared.config import Config, ConfigError
-from shared.link import SWITCH_INTERVAL_S, check_plain, load_keys
+from shared.curve import check_plain, load_keys
+from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
 from shared.state import StateReporter, WorkerState
