@@ -33,7 +33,7 @@ FOREIGN = {
 }
 
 WORKER_LAYERS = (
-    {"geometry", "timings", "voices", "pitch", "engine", "buckets", "loudness", "precision", "assets"},
+    {"geometry", "timings", "voices", "pitch", "engine", "buckets", "loudness", "precision", "recordings", "assets"},
     {"models"},
     {"engines"},
     {"streaming"},

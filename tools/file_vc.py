@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import click
-import numpy as np
-import soundfile
 import torch
 from tqdm import tqdm
 
 from shared.config import ConfigError
+from tools.file_jobs import Job, Outputs, plan
 from tools.file_vc_v2 import V2Settings, v2_converter
-from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording, SourceError, Wave
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
 from worker.main import check_device
@@ -28,6 +26,7 @@ from worker.models.catalogue import load_model
 from worker.models.networks import Networks
 from worker.models.weights.checkpoints import CheckpointError
 from worker.models.weights.hub import DEFAULT_FOLDER
+from worker.recordings import Recording, SourceError, Wave
 from worker.voices import Voice, VoiceError
 
 MODELS = ("nano", "tiny", "small", "base", "v2")
@@ -37,19 +36,18 @@ MAX_REFERENCE_S = 25.0
 NANO_REFERENCE_S, NANO_WINDOW_S = 3.0, 6.0  # near to what it was trained with
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    recording: Recording
-    output: Path
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--source-wav-path", "sources", multiple=True, required=True, type=click.Path(path_type=Path),
     help="A recording of any format libsndfile reads, or a folder of them; repeatable.",
 )  # fmt: skip
 @click.option("--reference-wav-path", "reference", required=True, type=click.Path(path_type=Path), help="The voice.")
-@click.option("--output", default=Path("outputs"), type=click.Path(path_type=Path), help="A folder, or FILE.wav.")
+@click.option(
+    "--output",
+    default=Path("outputs"),
+    type=click.Path(path_type=Path),
+    help="A folder, or a file.",
+)
 @click.option("--model", type=click.Choice(MODELS), help="[nano; base with --f0-condition]")
 @click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano 2]")
 @click.option("--inference-cfg-rate", type=click.FloatRange(0, 10), help="Guidance. [0.7; nano 0]")
@@ -98,7 +96,7 @@ def main(
     model = model or ("base" if f0_condition else "nano")
     try:
         check_device(device)
-        jobs = plan(sources, reference, output)
+        jobs, skipped = plan(sources, reference, output)
         if model == "v2":
             refuse(
                 "v2",
@@ -111,6 +109,7 @@ def main(
                 device, fp16, batch, checkpoints, dit_checkpoint_path, diffusion_steps, length_adjust, of_v2
             )
             run(*v2_converter(settings, Voice(reference.stem, "", reference)), jobs)
+            report(skipped)
             return
         refuse(model, **{name: value or None for name, value in of_v2.items()})
         networks = load_model(model, checkpoints, dit_checkpoint_path, dit_config_path)
@@ -133,11 +132,20 @@ def main(
         )
         converter = FileConverter(pipeline, prompt, options, batch=batch)
         run(converter, pipeline.mel_config.rate, jobs)
+        report(skipped)
     except (CheckpointError, ConfigError, SourceError, VoiceError, ValueError) as error:
         click.echo(f"file_vc: {error}", err=True)
         sys.exit(2)
     except (torch.OutOfMemoryError, MemoryError):
         click.echo(f"file_vc: no memory for batches of {batch} windows: try --batch {max(1, batch // 2)}", err=True)
+        sys.exit(1)
+
+
+def report(skipped: list[SourceError]) -> None:
+    """Name what could not be converted, and end with exit code 1 if there is any."""
+    for error in skipped:
+        click.echo(f"file_vc: skipped {error}", err=True)
+    if skipped:
         sys.exit(1)
 
 
@@ -156,30 +164,6 @@ def check_pitch(networks: Networks, f0_condition: bool | None) -> None:
         raise ValueError("--no-f0-condition: nano needs f0: choose --model tiny or small")
 
 
-def plan(sources: tuple[Path, ...], reference: Path, output: Path) -> list[Job]:
-    """Every recording with the file it becomes. Raises ``SourceError``."""
-    files = [file for source in sources for file in (sorted(_sounds(source)) if source.is_dir() else [source])]
-    if not files:
-        raise SourceError(f"{', '.join(map(str, sources))}: no recordings there")
-    if output.suffix.lower() in (".wav", ".flac"):
-        if len(files) > 1:
-            raise SourceError(f"--output {output} is one file, but there are {len(files)} sources: name a folder")
-        return [Job(Recording(files[0]), output)]
-    jobs, taken = [], set[str]()
-    for file in files:
-        name = f"{file.stem}_{reference.stem}"
-        number = sum(other == name or other.startswith(f"{name}-") for other in taken)
-        unique = name if name not in taken else f"{name}-{number + 1}"
-        taken.add(unique)
-        jobs.append(Job(Recording(file), output / f"{unique}.wav"))
-    return jobs
-
-
-def _sounds(folder: Path) -> Iterator[Path]:
-    known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".oga", ".opus", ".aif"}
-    return (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in known)
-
-
 class Converter(Protocol):
     def convert(
         self,
@@ -191,6 +175,8 @@ class Converter(Protocol):
 
 def run(converter: Converter, rate: int, jobs: list[Job]) -> None:
     """Convert, with a progress bar in seconds of source."""
+    if not jobs:
+        return
     total_s = sum(job.recording.samples / job.recording.rate for job in jobs)
     began = time.monotonic()
     with (
@@ -210,46 +196,6 @@ def run(converter: Converter, rate: int, jobs: list[Job]) -> None:
     for job in jobs:
         click.echo(f"{job.recording.path} -> {job.output}")
     click.echo(f"{total_s:.1f} s in {took:.1f} s: real-time factor {took / total_s:.2f}")
-
-
-class Outputs:
-    """Files written one after another; each appears under its name only when it is complete."""
-
-    def __init__(self, paths: list[Path], rate: int) -> None:
-        self._paths, self._rate = paths, rate
-        self._number = -1
-        self._file: soundfile.SoundFile | None = None
-
-    def __enter__(self) -> Outputs:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._finish(complete=kind is None)
-
-    def write(self, number: int, wave: Wave) -> None:
-        """More of file ``number``; the one before it is complete."""
-        if number != self._number:
-            self._finish(complete=True)
-            self._number = number
-            self._paths[number].parent.mkdir(parents=True, exist_ok=True)
-            self._file = soundfile.SoundFile(self._part, "w", self._rate, 1, "PCM_16")
-        assert self._file is not None
-        self._file.write(np.clip(wave, -1, 1))
-
-    @property
-    def _part(self) -> Path:
-        path = self._paths[self._number]
-        return path.with_name(f".{path.stem}.part{path.suffix}")
-
-    def _finish(self, *, complete: bool) -> None:
-        if self._file is None:
-            return
-        self._file.close()
-        self._file = None
-        if complete:
-            self._part.replace(self._paths[self._number])
-        else:
-            self._part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -7,28 +7,29 @@ them and fix their order; recordings it does not mention follow by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 import soxr
 import yaml
+from loguru import logger
 
-from worker.geometry import INPUT_RATE
+from worker.geometry import INPUT_RATE, UNITS_A_SECOND
+from worker.recordings import Wave, opened
 
-SUFFIXES = (".flac", ".wav", ".ogg")
+SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 MIN_PROMPT_S = 1.0
 MARGIN_S = 0.01
+SEARCH_S = 120.0  # of a recording in which speech is looked for
+SPEECH_FRAMES, SPEECH_LOUD_FRAMES, LEAD_FRAMES = 5, 3, 3  # of 20 ms
+SPEECH_RANGE_DB = 30.0
 SILENCE_DBFS = -60.0
 MAX_NAME_LENGTH = 64
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}")
-
-Wave = npt.NDArray[np.float32]
 
 
 class VoiceError(ValueError):
@@ -49,68 +50,98 @@ class Voice:
 def list_voices(folder: Path) -> list[Voice]:
     """Voices of ``folder``: those of its ``voices.yaml`` in that order, then the remaining recordings by name.
 
-    Raises ``VoiceError`` if the folder holds no recording, two of one name, one whose name cannot be offered, or if
-    ``voices.yaml`` is malformed or describes a recording that is not there.
+    What cannot be offered is left out with a warning: a second recording of one name, a name of other characters, a
+    description without a recording. Names that begin with a dot are other programs' notes. Raises ``VoiceError`` if
+    nothing is left, or if ``voices.yaml`` is malformed.
     """
     if not folder.is_dir():
         raise VoiceError(f"voices folder {folder} does not exist")
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if not _NAME.fullmatch(path.stem):
-            raise VoiceError(f"voice {path.name!r}: a name has letters, digits, '_', '-', '.' and begins with a letter")
-        if path.stem in paths:
-            raise VoiceError(f"voice {path.stem!r} has two recordings: {paths[path.stem].name} and {path.name}")
-        paths[path.stem] = path
+            logger.warning(
+                "voice {!r} is left out: a name has letters, digits, '_', '-', '.' and begins with a letter or digit",
+                path.name,
+            )
+        elif path.stem in paths:
+            logger.warning("voice {!r} has two recordings: {} is left out", path.stem, path.name)
+        else:
+            paths[path.stem] = path
     if not paths:
         raise VoiceError(f"no recordings ({', '.join(SUFFIXES)}) in {folder}")
     described = _descriptions(folder / "voices.yaml")
-    missing = [name for name in described if name not in paths]
-    if missing:
-        raise VoiceError(f"voice {missing[0]!r} of voices.yaml has no recording in {folder}")
-    order = [*described, *(name for name in paths if name not in described)]
+    for name in described:
+        if name not in paths:
+            logger.warning("voice {!r} of voices.yaml has no recording in {}", name, folder)
+    order = [*(name for name in described if name in paths), *(name for name in paths if name not in described)]
     return [_voice(name, paths[name], described.get(name, {})) for name in order]
 
 
 def load_voice(voice: Voice, max_prompt_s: float = 25.0, rate: int = INPUT_RATE) -> Wave:
-    """The recording as float32 ``[n]`` in [-1, 1], mono at ``rate``, at most ``max_prompt_s`` seconds from its start.
+    """The recording as float32 ``[n]`` in [-1, 1], mono at ``rate``, at most ``max_prompt_s`` seconds from where speech
+    begins.
 
     Any rate and channel count that libsndfile reads; channels are averaged. Raises ``VoiceError`` if the file cannot be
-    read, holds values that are not finite, lasts less than 1 s, or is silent (below -60 dBFS rms).
+    read, holds values that are not finite, has less than 1 s from there on, or is silent (below -60 dBFS rms).
     """
+    if not voice.path.exists():
+        raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path}: no such file")
     try:
-        with soundfile.SoundFile(voice.path) as file:
+        with opened(voice.path) as file:
             recorded = file.samplerate
-            # A little more than is kept, so that every long recording gives exactly as many samples at any rate.
-            wave = file.read(frames=int((max_prompt_s + MARGIN_S) * recorded), dtype="float32", always_2d=True).mean(
-                axis=1
-            )
+            wave = file.read(frames=int(SEARCH_S * recorded), dtype="float32", always_2d=True).mean(axis=1)
     except (OSError, RuntimeError) as error:  # libsndfile's own error is a RuntimeError
         raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path.name}: {error}") from error
     if not np.isfinite(wave).all():
         raise VoiceError(f"voice {voice.name!r}: {voice.path.name} holds values that are not finite")
+    if len(wave) and float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) < 10 ** (SILENCE_DBFS / 20):
+        raise VoiceError(f"voice {voice.name!r}: the recording is silent")
+    wave = wave[speech_begins(wave, recorded) :]
+    # A little more than is kept, so that every long recording gives exactly as many samples at any rate.
+    wave = wave[: int((max_prompt_s + MARGIN_S) * recorded)]
     if rate != recorded:
         wave = soxr.resample(wave, recorded, rate)
     wave = wave[: int(max_prompt_s * rate)]
     seconds = len(wave) / rate
     if seconds < MIN_PROMPT_S:
         raise VoiceError(f"voice {voice.name!r}: {seconds:.2f} s is too short, at least {MIN_PROMPT_S:g} s are needed")
-    rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
-    if rms < 10 ** (SILENCE_DBFS / 20):
-        raise VoiceError(f"voice {voice.name!r}: the recording is silent")
     return np.ascontiguousarray(np.clip(wave, -1.0, 1.0), dtype=np.float32)
 
 
-def shortest_s(voices: Sequence[Voice]) -> float:
-    """Seconds of the shortest recording, from the files' headers. Raises ``VoiceError`` for an unreadable one."""
-    durations = []
+def speech_begins(wave: Wave, rate: int) -> int:
+    """The sample shortly before speech begins: of the first 0.1 s that hold, three times in five, 20 ms within 30 dB of
+    the loudest. A click is shorter."""
+    frame = rate // UNITS_A_SECOND
+    count = len(wave) // frame
+    if count < SPEECH_FRAMES:
+        return 0
+    power = np.square(wave[: count * frame].reshape(count, frame), dtype=np.float64).mean(axis=1)
+    loud = power > power.max() * 10 ** (-SPEECH_RANGE_DB / 10)
+    often = np.lib.stride_tricks.sliding_window_view(loud, SPEECH_FRAMES).sum(axis=1) >= SPEECH_LOUD_FRAMES
+    if not often.any():
+        return 0
+    return max(0, int(often.argmax()) - LEAD_FRAMES) * frame
+
+
+def usable(voices: Sequence[Voice], max_prompt_s: float) -> Iterator[tuple[Voice, Wave]]:
+    """Those that can be loaded, with their sound as ``load_voice`` gives it; others are left out with a warning.
+
+    Raises ``VoiceError``, the last one's, if there is none.
+    """
+    found, reason = False, VoiceError("at least one reference voice is needed")
     for voice in voices:
         try:
-            durations.append(float(soundfile.info(voice.path).duration))
-        except (OSError, RuntimeError) as error:
-            raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path.name}: {error}") from error
-    return min(durations)
+            wave = load_voice(voice, max_prompt_s)
+        except VoiceError as error:
+            logger.warning("{}; the voice is left out", error)
+            reason = error
+        else:
+            found = True
+            yield voice, wave
+    if not found:
+        raise reason
 
 
 def _descriptions(path: Path) -> dict[str, dict[str, Any]]:

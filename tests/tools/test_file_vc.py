@@ -16,12 +16,14 @@ from huggingface_hub import constants
 from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
 from tools import file_vc
+from worker import recordings
 from worker.engines.diffusion import offline
-from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.diffusion.prompts import make_prompt
 from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
+from worker.recordings import Recording
 from worker.voices import Voice
 
 SAMPLE = ROOT / "worker/assets/samples/sample.flac"
@@ -152,19 +154,17 @@ def test_memory_does_not_grow_with_the_recording(
     recording = Recording(write(tmp_path / "a.wav", 40.0))
     monkeypatch.setattr(np, "concatenate", watched)
     assert len(list(made._windows(0, recording))) > 10
-    assert max(held) <= 4 * 16_000 * (offline.WINDOW_S + 2 * offline.READ_S)
+    assert max(held) <= 4 * 16_000 * (offline.WINDOW_S + 2 * recordings.READ_S)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--source-wav-path", "nowhere.wav"], ["nowhere.wav", "cannot be read"]),
-        (["--source-wav-path", "{text}"], ["text.wav", "cannot be read"]),
-        (["--source-wav-path", "{empty}"], ["empty.wav", "holds no sound"]),
-        (["--source-wav-path", "{nan}"], ["nan.wav", "not finite"]),
         (["--source-wav-path", "{folder}"], ["folder", "no recordings"]),
         (["--source-wav-path", "{good}", "--reference-wav-path", "{short}"], ["'short'", "too short"]),
         (["--source-wav-path", "{good}", "--reference-wav-path", "{text}"], ["'text'", "cannot read"]),
+        (["--source-wav-path", "{good}", "--reference-wav-path", "gone.wav"], ["gone.wav", "no such file"]),
+        (["--source-wav-path", "{good}", "--output", "x.m4a"], ["x.m4a", ".wav, .flac, .ogg, .mp3"]),
         (
             ["--source-wav-path", "{good}", "--f0-condition", "--model", "tiny"],
             ["--f0-condition", "takes no f0", "base"],
@@ -181,15 +181,73 @@ def test_what_cannot_be_done_is_one_sentence(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.wav").write_text("not a recording")
-    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-    soundfile.write(tmp_path / "nan.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
     write(tmp_path / "good.wav", 1.0)
     write(tmp_path / "short.wav", 0.5)
     names = {name: tmp_path / (name if name == "folder" else f"{name}.wav") for name in
-             ("folder", "text", "empty", "nan", "good", "short")}  # fmt: skip
+             ("folder", "text", "good", "short")}  # fmt: skip
     result = run(*(argument.format(**names) for argument in arguments))
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     for word in words:
         assert word in result.output
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_bad_recordings_are_skipped_and_named_and_the_others_converted(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "text.wav").write_text("not a recording")
+    (folder / "._good.wav").write_bytes(b"another system's note")
+    soundfile.write(folder / "empty.wav", np.zeros(0), 16_000)
+    wave = np.full(10 * 16_000, 0.1, np.float32)
+    wave[-1] = np.nan  # long after the first windows could have been converted
+    soundfile.write(folder / "nan.wav", wave, 16_000, subtype="FLOAT")
+    write(folder / "good.wav", 1.0)
+    write(folder / "zulu.wav", 1.0)
+    result = run("--source-wav-path", folder, "--source-wav-path", tmp_path / "gone.wav")
+    assert result.exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_june.wav", "zulu_june.wav"]
+    for words in ("nan.wav: holds values that are not finite", "empty.wav: holds no sound", "text.wav: cannot be read",
+                  "gone.wav: no such file"):  # fmt: skip
+        assert words in result.output
+    assert result.output.count("skipped") == 4
+    assert "._good" not in result.output
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_the_output_is_of_the_format_that_its_name_says(
+    run: Callable[..., Result], tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    result = run("--source-wav-path", write(tmp_path / "a.wav", 1.0), "--output", path)
+    assert result.exit_code == 0, result.output
+    info = soundfile.info(path)
+    assert info.format in {"WAV", "FLAC", "OGG", "MP3"}
+    assert info.format.lower() == suffix[1:]
+    assert info.duration == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_mp3_is_as_long_as_its_samples_whatever_it_announces() -> None:
+    """Variable bit rate without a header: libsndfile takes the first frame's rate for all, and announces 13.5 s."""
+    path = ROOT / "tests/data/vbr_no_header.mp3"
+    assert soundfile.info(path).duration < 14
+    recording = Recording(path)
+    pieces = np.concatenate(list(recording.pieces()))
+    assert recording.samples / recording.rate == pytest.approx(20.05, abs=0.05)
+    assert len(pieces) == pytest.approx(20.05 * 16_000, abs=800)
+    assert np.abs(pieces[17 * 16_000 : 18 * 16_000]).max() > 0.1  # speech beyond what is announced
+    assert np.abs(pieces[19 * 16_000 :]).max() < 1e-3  # and nothing after the silence at its end
+
+
+def test_digital_silence_stays_silent(converter: Callable[..., FileConverter], tmp_path: Path) -> None:
+    wave, rate = soundfile.read(SAMPLE)
+    pause = np.concatenate([wave[: 2 * rate], np.zeros(2 * rate), wave[2 * rate : 4 * rate]])
+    path = tmp_path / "pause.wav"
+    soundfile.write(path, pause, rate)
+    [out] = convert(converter(), [path])
+    at = 22_050 / rate
+    assert not out[int(2.2 * rate * at) : int(3.8 * rate * at)].any()
+    for span in (out[: int(1.9 * rate * at)], out[int(4.1 * rate * at) :]):
+        assert np.sqrt(np.mean(span**2)) > 0.01

@@ -14,10 +14,11 @@ from shared.config import ROOT, WorkerConfig, load
 from tests.worker.engines.test_shift import with_cuts
 from tools.quality.evaluate_shift import Pcm, active_level_db, border_excess_db, median_f0_hz, read_pcm, stream
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.offline import ConversionOptions, FileConverter, Recording
+from worker.engines.diffusion.offline import ConversionOptions, FileConverter
 from worker.engines.diffusion.prompts import make_prompt
 from worker.factory import make_engine
 from worker.models.published.mel import NANO, MelSpectrogram
+from worker.recordings import Recording
 from worker.streaming.pool import StreamPool
 from worker.voices import list_voices
 

@@ -112,7 +112,8 @@ class DiffusionEngine:
         no guidance a session has none, because it would double the cost of everybody's batch. graphs: capture CUDA
         graphs where there is CUDA.
 
-        Raises ``VoiceError`` for a reference of no use, ``ValueError`` for a geometry that does not fit.
+        A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for a
+        geometry that does not fit.
         """
         if geometry.output_rate != pipeline.mel_config.rate:
             raise ValueError(f"{pipeline.networks.name} puts out {pipeline.mel_config.rate} Hz")
@@ -130,8 +131,8 @@ class DiffusionEngine:
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
         self.lengths = CallLengths.of(geometry, pipeline, dit_left_units, frames)
-        self._voices = {voice.name: voice.description for voice in voices}
         self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
+        self._voices = {voice.name: voice.description for voice in self.bank.voices}
         self._voice_of: dict[int, str] = {}
         self._plain = [True] * max_sessions  # rows with the worker's own steps and guidance
         self.state = State(

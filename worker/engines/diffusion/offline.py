@@ -10,12 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
-import soxr
 import torch
 from torch import Tensor
 
@@ -25,18 +21,12 @@ from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.geometry import INPUT_RATE, UNIT_SAMPLES, UNITS_A_SECOND
 from worker.loudness import follow
 from worker.models.published.ragged import by_length
+from worker.recordings import Recording, Wave
 
 WINDOW_S = 30.0
 MARGIN_UNITS = 50  # that the content encoder hears on either side
 OVERLAP_FRAMES = 16
 END_UNITS = 2  # of silence after the end, where an encoder would lose its last frames
-READ_S = 5.0
-
-Wave = npt.NDArray[np.float32]
-
-
-class SourceError(ValueError):
-    """A recording cannot be converted; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,41 +52,6 @@ class Window:
     last: bool
     heard_from: int  # unit at which ``wave`` begins
     wave: Wave  # 16 kHz
-
-
-class Recording:
-    """One file, read piece by piece."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ``SourceError``."""
-        self.path = path
-        try:
-            with soundfile.SoundFile(path) as file:
-                self.rate, self.samples = file.samplerate, len(file)
-        except (OSError, RuntimeError) as error:
-            raise SourceError(f"{path}: cannot be read ({error})") from error
-        if not self.samples:
-            raise SourceError(f"{path}: holds no sound")
-
-    @property
-    def units(self) -> int:
-        return math.ceil(self.samples / self.rate * UNITS_A_SECOND)
-
-    def pieces(self) -> Iterator[Wave]:
-        """Mono at 16 kHz, end to end. Raises ``SourceError`` for values that are not finite."""
-        resample = soxr.ResampleStream(self.rate, INPUT_RATE, 1, dtype="float32") if self.rate != INPUT_RATE else None
-        try:
-            with soundfile.SoundFile(self.path) as file:
-                while True:
-                    piece = file.read(int(READ_S * self.rate), dtype="float32", always_2d=True).mean(axis=1)
-                    if not np.isfinite(piece).all():
-                        raise SourceError(f"{self.path}: holds values that are not finite")
-                    last = len(piece) < int(READ_S * self.rate)
-                    yield piece if resample is None else resample.resample_chunk(piece, last=last)
-                    if last:
-                        return
-        except (OSError, RuntimeError) as error:
-            raise SourceError(f"{self.path}: cannot be read to its end ({error})") from error
 
 
 class FileConverter:

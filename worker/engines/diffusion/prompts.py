@@ -6,6 +6,7 @@ needed for another one: the voice unused for longest goes first, one in use neve
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from worker.engine import PoolFull
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
-from worker.voices import MARGIN_S, Voice, VoiceError, load_voice, shortest_s
+from worker.geometry import INPUT_RATE
+from worker.voices import Voice, VoiceError, load_voice, usable
 
 
 def make_prompt(pipeline: Pipeline, voice: Voice, max_prompt_s: float) -> Prompt:
@@ -41,11 +43,17 @@ class PromptBank:
         max_prompt_s: float,
         make: Callable[[Pipeline, Voice, float], Prompt] = make_prompt,
     ) -> None:
-        """Computes the first ``rows`` voices. Raises ``VoiceError`` for one of no use."""
+        """Computes the first ``rows`` voices; one of no use is left out with a warning. Raises ``VoiceError`` if none
+        is left."""
         self._pipeline, self._make = pipeline, make
-        self._voices = {voice.name: voice for voice in voices}
+        shortest, longest = math.inf, int(max_prompt_s * INPUT_RATE)
+        self._voices: dict[str, Voice] = {}
+        for voice, wave in usable(voices, max_prompt_s):
+            self._voices[voice.name] = voice
+            shortest = min(shortest, len(wave))
+        self.ragged = shortest < longest  # then prompts differ in length, and are masked
         self._max_prompt_s = max_prompt_s
-        self._free = list(range(min(rows, len(voices))))[::-1]
+        self._free = list(range(min(rows, len(self._voices))))[::-1]
         self._row: OrderedDict[str, int] = OrderedDict()  # the least recently used first
         self._users: dict[str, int] = {}
         count = len(self._free)
@@ -57,9 +65,27 @@ class PromptBank:
         self._style = torch.zeros(count, pipeline.networks.dit.config.style_width, device=device)
         self._f0_hz = torch.zeros(count, device=device)
         self._lens = torch.zeros(count, dtype=torch.int64, device=device)
-        self.ragged = shortest_s(voices) < max_prompt_s + MARGIN_S  # then prompts differ in length, and are masked
-        for voice in list(voices)[:count]:
-            self._put(voice.name)
+        self._compute()
+
+    def _compute(self) -> None:
+        """As many voices as there is room for, in their order."""
+        reason = VoiceError("no reference voice is of use")
+        for name in list(self._voices):
+            if not self._free:
+                return
+            try:
+                self._put(name)
+            except VoiceError as error:
+                logger.warning("{}; the voice is left out", error)
+                del self._voices[name]
+                reason = error
+        if not self._voices:
+            raise reason
+
+    @property
+    def voices(self) -> list[Voice]:
+        """Those that may be asked for."""
+        return list(self._voices.values())
 
     @property
     def names(self) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 import torch
+from loguru import logger
 
 from shared.config import WorkerConfig, resolve
 from worker import pitch
@@ -19,7 +20,7 @@ from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.engines.shift import envelope, psola
 from worker.geometry import INPUT_RATE, Geometry
 from worker.timings import Laps
-from worker.voices import Voice, VoiceError, list_voices, load_voice
+from worker.voices import Voice, VoiceError, list_voices, usable
 
 DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
 
@@ -98,18 +99,21 @@ class ShiftEngine:
         device: str | torch.device = "cpu",
         max_prompt_s: float = 25.0,
     ) -> None:
-        """Raises ``VoiceError`` for a reference of no use, ``ValueError`` for a geometry that does not fit."""
-        if not voices:
-            raise VoiceError("at least one reference voice is needed")
+        """A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for
+        a geometry that does not fit."""
         if geometry.output_rate != INPUT_RATE:
             raise ValueError(f"the shift engine puts out {INPUT_RATE} Hz, not {geometry.output_rate}")
         if geometry.left_units * 320 < psola.MARGIN + envelope.FILTER_TAPS + envelope.FRAME:
             raise ValueError("the shift engine needs at least 100 ms of left context")
         self.geometry = geometry
         self.device = torch.device(device)
-        self._voices = {voice.name: voice.description for voice in voices}
+        profiles = _profiles(voices, max_prompt_s, self.device)
+        self._voices = {voice.name: voice.description for voice in profiles}
         self._index = {name: i for i, name in enumerate(self._voices)}
-        self._profile = _profile([load_voice(voice, max_prompt_s) for voice in voices], list(self._voices), self.device)
+        self._profile = Profile(
+            torch.cat([profile.f0 for profile in profiles.values()]),
+            torch.cat([profile.speech for profile in profiles.values()]),
+        )
         self._callers = Caller.blank(max_sessions, self.device)
 
     @property
@@ -244,18 +248,28 @@ def _equaliser(caller: Caller, profile: Profile) -> torch.Tensor:
     return envelope.equaliser(caller.said / frames, profile.speech[caller.voice], trust, heard.sum(dim=1))
 
 
-def _profile(waves: list[npt.NDArray[np.float32]], names: list[str], device: torch.device) -> Profile:
-    f0s, powers = [], []
-    for name, wave in zip(names, waves, strict=True):
-        window = torch.from_numpy(wave)[None].to(device)
-        caller = Caller.blank(1, device)
-        _, voiced = _learn_pitch(caller, window, len(wave))
-        if int(voiced.sum()) < MIN_VOICED_FRAMES:
-            raise VoiceError(f"voice {name!r}: no voiced speech found in the recording")
-        _learn_colour(caller, window, window, torch.ones_like(voiced[:, :1]))
-        f0s.append(pitch.median_hz(caller.pitches))
-        powers.append(caller.heard / caller.heard.sum(dim=1, keepdim=True))
-    return Profile(torch.cat(f0s), torch.cat(powers))
+def _profiles(voices: Sequence[Voice], max_prompt_s: float, device: torch.device) -> dict[Voice, Profile]:
+    """Of every voice that is of use. Raises ``VoiceError`` if none is."""
+    profiles, reason = {}, VoiceError("no reference voice is of use")
+    for voice, wave in usable(voices, max_prompt_s):
+        try:
+            profiles[voice] = _profile(voice, wave, device)
+        except VoiceError as error:
+            logger.warning("{}; the voice is left out", error)
+            reason = error
+    if not profiles:
+        raise reason
+    return profiles
+
+
+def _profile(voice: Voice, wave: npt.NDArray[np.float32], device: torch.device) -> Profile:
+    window = torch.from_numpy(wave)[None].to(device)
+    caller = Caller.blank(1, device)
+    _, voiced = _learn_pitch(caller, window, len(wave))
+    if int(voiced.sum()) < MIN_VOICED_FRAMES:
+        raise VoiceError(f"voice {voice.name!r}: no voiced speech found in the recording")
+    _learn_colour(caller, window, window, torch.ones_like(voiced[:, :1]))
+    return Profile(pitch.median_hz(caller.pitches), caller.heard / caller.heard.sum(dim=1, keepdim=True))
 
 
 def make(config: WorkerConfig, device: str) -> ShiftEngine:

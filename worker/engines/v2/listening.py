@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.engines.diffusion.offline import Recording, Wave
 from worker.engines.v2.pipeline import MIN_SAMPLES, Codes, V2Pipeline
 from worker.geometry import UNIT_SAMPLES
+from worker.recordings import Recording, Wave
 
 PIECE_UNITS = 1500
 EDGE_UNITS = 125

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import session_seed
-from worker.engines.diffusion.offline import OVERLAP_FRAMES, Join, Recording, Wave
+from worker.engines.diffusion.offline import OVERLAP_FRAMES, Join
 from worker.engines.diffusion.pipeline import Prompt, Prompts
 from worker.engines.v2.listening import listen
 from worker.engines.v2.pipeline import Codes, V2Pipeline
@@ -23,6 +23,7 @@ from worker.engines.v2.restyle import Speech, speak
 from worker.engines.v2.track import Segment, Track
 from worker.models.published.ragged import by_length
 from worker.models.seedvc2.sampling import Sampling
+from worker.recordings import Recording, Wave
 from worker.voices import Voice, load_voice
 
 WINDOW_S = 30

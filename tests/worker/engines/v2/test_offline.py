@@ -11,12 +11,13 @@ import soundfile
 import torch
 
 from shared.config import ROOT
-from worker.engines.diffusion.offline import OVERLAP_FRAMES, Recording
+from worker.engines.diffusion.offline import OVERLAP_FRAMES
 from worker.engines.v2.listening import EDGE_UNITS, PIECE_UNITS, pieces_of
 from worker.engines.v2.offline import cut
 from worker.engines.v2.track import Segment, Track
 from worker.models.seedvc2.hubert import frame_count
 from worker.models.seedvc2.regulator import CodeRegulator, CodeRegulatorConfig
+from worker.recordings import Recording
 
 SAMPLE = ROOT / "worker/assets/samples/sample.flac"
 
