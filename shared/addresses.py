@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import socket
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from shared.settings import Config
 
+_ASK_EVERY_S = 0.2
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
 
@@ -71,6 +74,16 @@ def answers(url: str, timeout_s: float = 0.5) -> bool:
         return False
     except (OSError, ValueError, http.client.HTTPException):
         return False
+
+
+def wait_until_ready(base: str, alive: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether the gateway at `base` could take a session before it stopped to be `alive` or the time was over."""
+    end = time.monotonic() + timeout_s
+    while alive() and time.monotonic() < end:
+        if answers(base + "/ready", timeout_s=1.0):
+            return True
+        time.sleep(_ASK_EVERY_S)
+    return False
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -10,11 +10,13 @@ import json
 import logging
 import sys
 import traceback
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from shared.config import LogConfig
+from shared.settings import LogConfig
 
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
@@ -43,16 +45,30 @@ def configure(role: str, config: LogConfig, *, to_file: bool = True) -> None:
 
 
 def _add_file(role: str, config: LogConfig) -> None:
-    logger.add(
-        config.dir / f"{role}.log",
-        format=_LINE,
-        level=config.level,
-        rotation=config.max_file_mb * 1_000_000,
-        retention=config.keep_files,
-        enqueue=True,  # a slow disk never blocks the event loop
-        backtrace=False,
-        diagnose=False,
-    )
+    path = config.dir / f"{role}.log"
+    handler = _File(path, maxBytes=config.max_file_mb * 1_000_000, backupCount=config.keep_files, encoding="utf-8")
+    # enqueue: a slow disk never blocks the event loop
+    logger.add(handler, format=_LINE, level=config.level, enqueue=True, backtrace=False, diagnose=False)
+
+
+class _File(RotatingFileHandler):
+    """A file on a disk that may be full: the first failure in a row is said on stderr, and lines go on coming there."""
+
+    failed = False
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        failed, self.failed = self.failed, False
+        super().emit(record)  # calls `handleError` where it cannot write
+        if self.failed and not failed:
+            print(f"log.dir: {self.baseFilename}: {self.error}; it goes on here alone", file=sys.stderr, flush=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802: the standard library's name
+        self.failed, self.error = True, sys.exc_info()[1]
+        if self.stream is not None:
+            with suppress(OSError, ValueError):
+                self.stream.close()
+            self.stream = None  # opened again for the next line
 
 
 def as_json(record: Record) -> str:

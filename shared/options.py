@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import click
 
-from shared.config import Config, ConfigError, load
+from shared.config import load
+from shared.dotenv import read_dotenv
+from shared.errors import ConfigError
+from shared.settings import Config
 
 CONFIG_EXIT = 2  # exit code for a configuration that cannot work: trying again is of no use
 
@@ -56,8 +60,11 @@ def port_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("-p", "--port", type=click.IntRange(1, 65_535), help=help_text)(command)
 
 
-def load_options(file: Path | None, profile: str | None, host: str | None = None, port: int | None = None) -> Config:
-    """The configuration that the options name. Raises `ConfigError`, `click.UsageError`."""
+def load_options(
+    file: Path | None = None, profile: str | None = None, host: str | None = None, port: int | None = None
+) -> Config:
+    """The configuration that the options name, once ``.env`` is read. Raises `ConfigError`, `click.UsageError`."""
+    read_dotenv(Path(".env"), os.environ)
     if file is not None and profile is not None:
         raise click.UsageError("--config and --env exclude each other")
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}

@@ -6,36 +6,18 @@ prints the latency report and serves until Ctrl-C.
 
 from __future__ import annotations
 
-import http.client
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 
-from shared.addresses import base_url
-from shared.config import ROOT, ConfigError, load
+from shared.addresses import base_url, wait_until_ready
+from shared.config import ROOT
+from shared.errors import ConfigError
+from shared.options import load_options
 from tools.service.supervisor import PortTaken, check_port, start_child
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 OUTPUT = "outputs/demo.wav"
-
-
-def wait_until_ready(url: str, service: subprocess.Popen[bytes], timeout_s: float) -> bool:
-    """Whether `url`/ready answered 200 before the service ended or the time was over."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    end = time.monotonic() + timeout_s
-    while service.poll() is None and time.monotonic() < end:
-        try:
-            with direct.open(url + "/ready", timeout=1):
-                return True
-        except urllib.error.HTTPError as error:  # 503: no worker yet
-            error.close()
-        except (OSError, http.client.HTTPException):
-            pass
-        time.sleep(0.2)
-    return False
 
 
 def stream_sample(url: str, api_key: str) -> int:
@@ -48,7 +30,7 @@ def stream_sample(url: str, api_key: str) -> int:
 def main() -> int:
     """Exit code: the service's own, or 1 if the demonstration failed."""
     try:
-        config = load()
+        config = load_options()
         check_port(config)  # else the demonstration would talk to whoever listens there
     except ConfigError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -67,7 +49,7 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    if not wait_until_ready(url, service, config.serve.ready_timeout_s):
+    if not wait_until_ready(url, lambda: service.poll() is None, config.serve.ready_timeout_s):
         if service.poll() is None:
             print(f"demo: not ready after {config.serve.ready_timeout_s:g} s; see {config.log.dir}/", file=sys.stderr)
             service.terminate()

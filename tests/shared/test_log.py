@@ -58,3 +58,49 @@ def test_a_folder_that_cannot_be_written_costs_the_file_alone(tmp_path: Path) ->
     done = lines("text", True, tmp_path / "logs")
     assert "no log file is written" in done.stderr
     assert "call-1 heard" in done.stderr
+
+
+_MANY = """
+import sys
+from pathlib import Path
+from loguru import logger
+from shared.log import configure
+from shared.settings import LogConfig
+configure("gateway", LogConfig(dir=Path(sys.argv[1])))
+for number in range(50):
+    logger.info("line {}", number)
+    if number == 24 and len(sys.argv) > 2:
+        logger.complete()
+        Path(sys.argv[1], "gateway.log").unlink()  # the disk is well again
+logger.complete()
+"""
+
+
+def many(folder: Path, *flags: str) -> str:
+    command = [sys.executable, "-c", _MANY, str(folder), *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
+def test_a_full_disk_is_said_once_and_every_line_still_comes_on_the_console(tmp_path: Path) -> None:
+    (tmp_path / "gateway.log").symlink_to("/dev/full")
+    said = many(tmp_path).splitlines()
+    assert [line for line in said if "No space left on device" in line] == [
+        f"log.dir: {tmp_path / 'gateway.log'}: [Errno 28] No space left on device; it goes on here alone"
+    ]
+    assert len(said) == 51
+
+
+def test_the_file_goes_on_once_the_disk_is_well_again(tmp_path: Path) -> None:
+    (tmp_path / "gateway.log").symlink_to("/dev/full")
+    many(tmp_path, "well again")
+    assert (tmp_path / "gateway.log").read_text().count("line ") == 25
+
+
+def test_a_long_file_is_put_aside_and_so_many_stay(tmp_path: Path) -> None:
+    program = _MANY.replace("dir=Path(sys.argv[1])", "dir=Path(sys.argv[1]), max_file_mb=1, keep_files=2")
+    program = program.replace('logger.info("line {}", number)', 'logger.info("x" * 100_000)')
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, check=True, timeout=60
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.log", "gateway.log.1", "gateway.log.2"]
+    assert all(path.stat().st_size <= 1_000_000 for path in tmp_path.iterdir())

@@ -21,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +33,7 @@ import opuslib
 import psutil
 
 from gateway.codecs import OpusDecoder, OpusEncoder, PcmEncoder
-from shared.addresses import free_port
+from shared.addresses import free_port, wait_until_ready
 from shared.config import ROOT
 from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
 from tools.client.latency import answer_latencies_ms, summarise
@@ -44,6 +42,7 @@ SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 KEY = "bench-gateway-key"
 BLOCK_MS = 200
 FLOOR_REPEATS = 7
+READY_TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -69,22 +68,14 @@ def service(sessions: int) -> Iterator[tuple[str, psutil.Process]]:
         command = [sys.executable, "-m", "tools.service.cli", "serve", "--workers", "1"]
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
         try:
-            _wait_ready(f"http://127.0.0.1:{port}/ready", process)
+            if not wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None, READY_TIMEOUT_S):
+                raise click.ClickException("the service did not become ready")
+            time.sleep(1.2)  # the gateway's state file follows within a second
             states = [json.loads(path.read_text()) for path in Path(folder, "temp").glob("gateway-*.json")]
             yield f"ws://127.0.0.1:{port}/ws", psutil.Process(states[0]["pid"])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-
-
-def _wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=1):
-            time.sleep(1.2)  # the gateway's state file follows within a second
-            return
-        time.sleep(0.1)
-    raise click.ClickException("the service did not become ready")
 
 
 # --- the floor ---------------------------------------------------------------------------------------------------
