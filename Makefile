@@ -1,17 +1,21 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both install what they need into .venv, once.
+# `make test-docker` needs a Docker engine with Compose; it builds the images and runs them (docs/deployment.md).
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format bench wheel clean venv system
+.PHONY: run test test-docker lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
 
 test: venv
 	$(BIN)/python -m tests
+
+test-docker: venv
+	DOCKER_TESTS=1 $(BIN)/python -m pytest --timeout 1500 tests/docker
 
 lint: venv
 	$(BIN)/ruff check .
