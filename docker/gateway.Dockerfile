@@ -33,6 +33,8 @@ COPY config config
 COPY tools/__init__.py tools/__init__.py
 COPY tools/service tools/service
 COPY worker/__init__.py worker/__main__.py worker/
+ARG REVISION=
+RUN printf '{"commit": "%s", "build_date": "%s"}' "${REVISION}" "$(date -u +%FT%TZ)" > shared/build.json
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash .
 
 # One layer of what stays, one of our code.

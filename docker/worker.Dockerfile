@@ -35,6 +35,8 @@ COPY config config
 COPY tools/__init__.py tools/__init__.py
 COPY tools/service tools/service
 COPY gateway/__init__.py gateway/__main__.py gateway/
+ARG REVISION=
+RUN printf '{"commit": "%s", "build_date": "%s"}' "${REVISION}" "$(date -u +%FT%TZ)" > shared/build.json
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash .
 
 # A layer for the system, one for the libraries (which also move when torch does), one for our code.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.metadata
 import os
 import signal
 import socket as net
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import uvloop
@@ -25,6 +25,7 @@ from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION
 from shared.state import GatewayState, StateReporter
+from shared.version import PACKAGE, version
 
 _STATE_INTERVAL_S = 1.0
 _PAGE = Path(__file__).parent / "web" / "index.html"
@@ -71,8 +72,8 @@ async def _ready(request: web.Request) -> web.Response:
 
 
 async def _version(request: web.Request) -> web.Response:
-    version = importlib.metadata.version("fast-vc-pool")
-    return web.json_response({"name": "fast-vc-pool", "version": version, "link_protocol": PROTOCOL_VERSION})
+    content = {"name": PACKAGE, **asdict(version()), "link_protocol": PROTOCOL_VERSION}
+    return web.json_response(content)
 
 
 async def _voices(request: web.Request) -> web.Response:
@@ -99,6 +100,7 @@ class Gateway:
         """Bind the link, then HTTP. Raises `ConfigError` when a port is taken or everybody could come in."""
         gateway = self.config.gateway
         check_auth(self.config)
+        version()  # asks git once, before anybody waits
         self.pool = Pool(gateway, self.config.link, self.metrics)
         self.endpoint = Endpoint(self.config, self.pool, self.metrics, self._codec_threads)
         app = make_app(self.config, self.pool, self.endpoint, self.metrics)

@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     built = pip("wheel", "--no-deps", "--wheel-dir", copy / "dist", ".", cwd=copy)
     if "No matching distribution found for setuptools" in built.stderr:
@@ -97,7 +97,7 @@ def place(tmp_path: Path) -> Iterator[Installed]:
 def test_the_wheel_brings_profiles_page_weights_and_voices(wheel: Path) -> None:
     """Building the wheel takes some 10 s: it compresses the bundled weights."""
     listed = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True)
-    for name in ("config/default.yaml", "config/prod.yaml", "gateway/web/index.html"):
+    for name in ("config/default.yaml", "config/prod.yaml", "gateway/web/index.html", "shared/build.json"):
         assert name in listed.stdout
     for name in ("nano/nano.safetensors", "voices/voices.yaml", "samples/sample.flac"):
         assert f"worker/assets/{name}" in listed.stdout

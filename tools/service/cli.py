@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import click
 
 from gateway.__main__ import main as gateway
 from shared.options import Group
+from shared.version import version as current
 from tools.service.clean import clean
 from tools.service.models import models
 from tools.service.serve import serve
@@ -23,8 +22,8 @@ def main() -> None:
 
 @click.command()
 def version() -> None:
-    """Print the version."""
-    click.echo(f"fast-vc-pool {importlib.metadata.version('fast-vc-pool')}")
+    """Print the version, the commit and when it was built."""
+    click.echo(current())
 
 
 for command in (serve, gateway, worker, status, stop, clean, models, version):
