@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
 from worker.buckets import bucket_of
 
 OWN_WEIGHT = 0.2  # of a new measurement in its bucket's correction
+FORGET_S = 60.0  # of rest, in which what a busy device taught fades to 1/e
 OTHERS_WEIGHT = 0.02  # how far the other buckets' follow it: a device that slows down slows down for all
 
 
@@ -18,6 +20,7 @@ class _Line:
     fixed_ms: float
     step_ms: float
     correction: float = 1.0
+    best: float = 1.0  # correction so far
 
     def at(self, steps: int) -> float:
         return self.correction * (self.fixed_ms + self.step_ms * steps)
@@ -58,6 +61,14 @@ class CostModel:
         own.correction *= 1 + OWN_WEIGHT * (ratio - 1)
         for line in self._lines.values():
             line.correction += OTHERS_WEIGHT * (own.correction - line.correction)
+            line.best = min(line.best, line.correction)
+
+    def rest(self, seconds: float) -> None:
+        """So long there was nothing to observe. A cost that nobody pays cannot be seen to fall again: it fades towards
+        the lowest that was known, or a device that was once slow would never be asked again."""
+        left = math.exp(-seconds / FORGET_S)
+        for line in self._lines.values():
+            line.correction = line.best + (line.correction - line.best) * left
 
     def ms(self, size: int, steps: int) -> float:
         """Expected milliseconds of a batch; 0 while nothing is known."""

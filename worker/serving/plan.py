@@ -40,7 +40,7 @@ class Plan(Generic[K]):
 
 
 class Planner:
-    """Remembers only how many steps are in use and since when there is room for more."""
+    """Remembers only how many steps are in use, and since when there is room for more or nothing to do."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Planner:
         self._block_s = block_s
         self._load_share = load_share
         self._room_since: float | None = None
+        self._resting_since: float | None = None
 
     @property
     def capacity(self) -> int:
@@ -76,6 +77,7 @@ class Planner:
 
     def plan(self, waiting: Sequence[Waiting[K]], now: float) -> Plan[K]:
         """Something of ``waiting`` is always planned, if there is any."""
+        self._resting_since = None
         queue = sorted(waiting, key=attrgetter("deadline"))
         late = 0
         # A chunk is late if it cannot be done in the batch that the queue calls for: small batches that save the
@@ -87,6 +89,12 @@ class Planner:
             self._adapt(ready, now)
         ready.sort(key=self._turn)
         return Plan(ready[: self.max_batch], queue[:late], self.steps)
+
+    def rest(self, now: float) -> None:
+        """Nobody waits."""
+        if self._resting_since is not None:
+            self.cost.rest(now - self._resting_since)
+        self._resting_since = now
 
     def _turn(self, one: Waiting[K]) -> float:
         """The deadline; earlier for who missed the last ones, or the same sessions would lose every time."""

@@ -131,6 +131,7 @@ class Scheduler:
         waiting = self._waiting()
         if not waiting:
             if not answered:
+                self._planner.rest(self._clock())
                 self._prepare()
             return answered
         now = self.busy_since = self._clock()

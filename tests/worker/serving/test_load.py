@@ -368,3 +368,52 @@ def test_capacity_is_what_real_time_leaves() -> None:
 def test_impossible_steps_are_named() -> None:
     with pytest.raises(ValueError, match="min_steps"):
         Planner(CostModel(), max_batch=1, min_steps=3, max_steps=2, block_s=0.5)
+
+
+def test_places_come_back_when_a_busy_device_rests() -> None:
+    """What another program's load has taught fades: with nobody to serve it could never be seen to have gone."""
+    cost = CostModel()
+    for size in (1, 2, 4, 8):
+        cost.measure(size, 1, 20.0 * size)
+        cost.measure(size, 2, 30.0 * size)
+    planner = Planner(cost, max_batch=8, min_steps=1, max_steps=2, block_s=0.5)
+    places = planner.capacity
+    now = 0.0
+    for _ in range(400):
+        cost.observe(8, 1, 4000.0)
+        planner.plan([Waiting("a", now, now + 2.0)], now)
+        now += 1.0
+    assert planner.capacity == 1
+    planner.rest(now)
+    for _ in range(10):
+        now += 0.1
+        planner.rest(now)
+    assert planner.capacity == 1  # a second says little
+    for _ in range(5000):
+        now += 0.1
+        planner.rest(now)
+    assert planner.capacity == places
+
+
+def test_rest_ends_with_the_next_chunk() -> None:
+    cost = CostModel()
+    cost.measure(1, 1, 100.0)
+    planner = Planner(cost, max_batch=1, min_steps=1, max_steps=1, block_s=0.5)
+    for _ in range(60):
+        cost.observe(1, 1, 1000.0)
+    slow = cost.ms(1, 1)
+    planner.rest(0.0)
+    planner.plan([Waiting("a", 1000.0, 1002.0)], 1000.0)
+    planner.rest(1000.0)
+    assert cost.ms(1, 1) == slow
+
+
+def test_a_device_that_is_faster_than_at_its_start_is_remembered() -> None:
+    cost = CostModel()
+    cost.measure(1, 1, 400.0)
+    for _ in range(60):
+        cost.observe(1, 1, 100.0)
+    for _ in range(20):
+        cost.observe(1, 1, 800.0)
+    cost.rest(1000.0)
+    assert cost.ms(1, 1) == pytest.approx(100.0, rel=0.01)
