@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.audio import LINK_RATE, Pcm
+from gateway.audio.resample import Pcm
+from shared.messages import LINK_RATE
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BlockLayout:
     """How a session's sound lies in blocks; equal for every worker that may serve it.
 
     The stream begins with `prefill_ms` of silence, so that the first block is complete early. The worker's sound lags
@@ -24,7 +25,7 @@ class Layout:
     prefill_ms: int
 
     @classmethod
-    def fit(cls, block_ms: int, delay_ms: int, rate_out: int, wanted_prefill_ms: int, lag_ms: int = 0) -> Layout:
+    def fit(cls, block_ms: int, delay_ms: int, rate_out: int, wanted_prefill_ms: int, lag_ms: int = 0) -> BlockLayout:
         """The longest prefill up to the wanted one that keeps the lead within a block.
 
         Callers send 10 or 20 ms at a time, so it is a multiple of 20 ms: a block is then complete when a packet is.
@@ -51,11 +52,13 @@ class Layout:
 class Blocker:
     """Cuts what comes in into whole blocks; `finish` pads the last so that the delayed tail comes out too."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: BlockLayout) -> None:
         self._layout = layout
         self._parts: list[Pcm] = [np.zeros(layout.prefill_ms * LINK_RATE // 1000, np.int16)]
         self._held = len(self._parts[0])
-        self.samples = 0  # taken from the caller, at 16 kHz
+        self._heard = False  # something of the caller, since the last silence was put in
+        self.samples = 0  # taken from the caller or put in for them, at 16 kHz
+        self.padded = 0  # of them, silence that was put in
 
     @property
     def missing_ms(self) -> float:
@@ -65,15 +68,30 @@ class Blocker:
     def push(self, samples: Pcm) -> list[Pcm]:
         """The blocks that are complete now."""
         self.samples += len(samples)
+        self._heard = self._heard or len(samples) > 0
         return self._cut(samples)
+
+    def pad(self) -> list[Pcm]:
+        """The caller pauses: blocks of silence behind what is held, so that the delayed tail comes out now."""
+        if not self._heard:
+            return []
+        silence = self._tail_samples
+        self.samples += silence
+        self.padded += silence
+        self._heard = False
+        return self._cut(np.zeros(silence, np.int16))
 
     def finish(self) -> list[Pcm]:
         """The remaining blocks. None at all if the caller never sent a sample."""
         if not self.samples:
             return []
+        return self._cut(np.zeros(self._tail_samples, np.int16))
+
+    @property
+    def _tail_samples(self) -> int:
+        """Of silence, until all that is held is in whole blocks and has passed the worker's delay."""
         delay = self._layout.delay_ms * LINK_RATE // 1000
-        block = self._layout.block_samples
-        return self._cut(np.zeros(delay + -(self._held + delay) % block, np.int16))
+        return delay + -(self._held + delay) % self._layout.block_samples
 
     def _cut(self, samples: Pcm) -> list[Pcm]:
         self._parts.append(samples)
@@ -88,38 +106,8 @@ class Blocker:
         return list(wave[:whole].reshape(-1, block))
 
 
-def samples_due(layout: Layout, samples_in: int) -> int:
+def samples_due(layout: BlockLayout, samples_in: int) -> int:
     """Samples at the worker's rate that a whole session of `samples_in` at 16 kHz gets: its own length and the lead."""
     if not samples_in:
         return 0
     return round((samples_in / LINK_RATE + layout.lead_ms / 1000) * layout.rate_out)
-
-
-class Edges:
-    """Fades where a block of silence stands between blocks of sound."""
-
-    fade_ms = 10
-
-    def __init__(self, rate: int) -> None:
-        length = rate * self.fade_ms // 1000
-        self._fade_in = np.sin(np.pi / 2 * np.linspace(0, 1, length)) ** 2
-        self._tail = np.zeros(length, np.int16)
-        self._silent = False
-
-    def conceal(self, samples: int) -> Pcm:
-        """A block of silence after what was emitted last: that sound's own mirror image fades out at its start."""
-        block = np.zeros(samples, np.int16)
-        if not self._silent:
-            block[: len(self._tail)] = (self._tail[::-1] * self._fade_in[::-1]).astype(np.int16)
-        self._silent = True
-        return block
-
-    def resume(self, block: Pcm) -> Pcm:
-        """`block` as it may be emitted: faded in if silence was put before it."""
-        if self._silent:
-            block = block.copy()
-            head = slice(0, len(self._fade_in))
-            block[head] = (block[head] * self._fade_in).astype(np.int16)
-            self._silent = False
-        self._tail = block[-len(self._tail) :]
-        return block

@@ -1,55 +1,46 @@
-"""The workers: who is there, who is alive, and which session is with whom.
+"""The workers' places: who is there, how many sessions each can take, and which session is with whom.
 
-The only place that touches the link's socket. Workers announce themselves, beat, and are dropped when they fall silent
-or their connection breaks; their sessions are then opened again elsewhere.
+Sessions of a worker that is gone are opened again elsewhere; who finds no place waits for one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket as net
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, assert_never
 
-import zmq
 from loguru import logger
 
+from gateway.errors import SessionError, bad_field
 from gateway.metrics import Metrics
-from gateway.protocols import SessionError
-from gateway.stream import Stream
-from shared.config import GatewayConfig, LinkConfig
-from shared.curve import authenticator
-from shared.link import (
-    DEAD_AFTER_S,
-    HEARTBEAT_INTERVAL_S,
-    LoopSocket,
-    bind_router,
-    drain_monitor,
-    monitor,
-)
+from gateway.stream import Stream, StreamSpec
 from shared.messages import (
-    PROTOCOL_VERSION,
     Audio,
     Close,
     Failed,
     FromGateway,
     FromWorker,
-    GatewayHeartbeat,
     Goodbye,
     Heartbeat,
     Hello,
-    MessageError,
     Opened,
     VoiceInfo,
-    decode_from_worker,
-    encode,
 )
 from shared.state import PooledWorker
 
-MAX_WORKERS = 1000
 _CHECK_INTERVAL_S = 0.05
-_PROBE_DELAYS_S = (0.0, 0.02, 0.1)  # the ROUTER learns of a broken connection just after its monitor does
+_DEFAULT_HISTORY_MS = 1000
+
+
+class Link(Protocol):
+    """What the pool needs of the link: see `gateway.link`."""
+
+    def send(self, identity: bytes, message: FromGateway) -> None: ...
+
+    def forget(self, identity: bytes) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -58,12 +49,15 @@ class WorkerRecord:
 
     identity: bytes
     hello: Hello
-    seen_at: float
     capacity: int
     others: int = 0  # sessions of other gateways
     queue_ms: float = 0.0
     draining: bool = False
     streams: dict[str, Stream] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.hello.worker_id
 
     @property
     def free(self) -> int:
@@ -72,6 +66,19 @@ class WorkerRecord:
     @property
     def load(self) -> tuple[float, float]:
         return (self.others + len(self.streams)) / max(1, self.capacity), self.queue_ms
+
+    def has_voice(self, name: str) -> bool:
+        return any(voice.name == name for voice in self.hello.voices)
+
+    def serves(self, spec: StreamSpec) -> bool:
+        """Whether a session of this kind can be opened here, also in its middle."""
+        hello, layout = self.hello, spec.layout
+        return (
+            hello.model == spec.model
+            and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
+            == (layout.block_ms, layout.delay_ms, layout.rate_out)
+            and self.has_voice(spec.voice)
+        )
 
 
 class Reservation:
@@ -88,55 +95,39 @@ class Reservation:
 
 
 class Pool:
-    """Lives on one event loop; every method is called there."""
+    """Lives on one event loop; every method is called there. A `Receiver` of the link."""
 
-    def __init__(self, config: GatewayConfig, link: LinkConfig, metrics: Metrics) -> None:
-        self.config = config
-        self.metrics = metrics
+    def __init__(
+        self,
+        link: Link,
+        metrics: Metrics,
+        *,
+        default_model: str,
+        max_sessions: int,
+        processing_timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
         self.workers: dict[bytes, WorkerRecord] = {}
         self.reserved = 0
-        self._link = link
+        self.default_model = default_model
+        self._max_sessions = max_sessions
+        self._timeout_s = processing_timeout_s
+        self._link, self._metrics, self._clock = link, metrics, clock
         self._streams: dict[str, Stream] = {}
+        self._worker_of: dict[str, WorkerRecord] = {}  # by session
         self._orphans: dict[str, Stream] = {}
-        self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._guard = authenticator(self._context, link)
-        try:
-            self._socket = bind_router(self._context, link)
-        except BaseException:
-            self._stop_guard()
-            self._context.term()
-            raise
-        self._port = int(bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").rsplit(b":", 1)[1])
-        self._watcher = monitor(self._socket, zmq.EVENT_DISCONNECTED)
-        self._io = LoopSocket(self._socket, self._receive)
-        self._watch_io = LoopSocket(self._watcher, self._watch)
-        self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._check())]
-
-    @property
-    def port(self) -> int:
-        """Of the link, also where 0 was configured."""
-        return self._port
-
-    def now(self) -> float:
-        return self._loop.time()
+        self._checking = asyncio.get_running_loop().create_task(self._check())
 
     async def stop(self) -> None:
-        """Leave the link. Sessions should be over."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._io.close()
-        self._watch_io.close()
-        self._socket.disable_monitor()
-        self._watcher.close(0)
-        self._socket.close()
-        self._stop_guard()
-        await asyncio.to_thread(self._context.term)  # may linger
+        """Sessions should be over."""
+        self._checking.cancel()
+        await asyncio.gather(self._checking, return_exceptions=True)
 
-    def _stop_guard(self) -> None:
-        if self._guard is not None:
-            self._guard.stop()
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+            for stream in list(self._streams.values()):
+                stream.check(self._clock(), self._timeout_s)
 
     # --- places ---------------------------------------------------------------------------------------------
 
@@ -147,110 +138,123 @@ class Pool:
 
     def reserve(self) -> Reservation:
         """Hold a place. Raises `SessionError`."""
-        if len(self._streams) + self.reserved >= self.config.max_sessions:
-            raise SessionError("TOO_MANY_SESSIONS", f"this gateway serves {self.config.max_sessions} sessions at most")
+        if len(self._streams) + self.reserved >= self._max_sessions:
+            raise SessionError("TOO_MANY_SESSIONS", f"this gateway serves {self._max_sessions} sessions at most")
         if self.free <= 0:
             raise SessionError("OVERLOADED", "no worker has a free place" if self.workers else "no worker is connected")
         self.reserved += 1
         return Reservation(self)
 
     def voices(self) -> list[VoiceInfo]:
-        """Of all workers, the first worker's first: it is the default."""
+        """Of all workers, those of the default model first: the first is the default."""
         known: dict[str, VoiceInfo] = {}
-        for worker in self.workers.values():
+        for worker in sorted(self.workers.values(), key=lambda w: w.hello.model != self.default_model):
             for voice in worker.hello.voices:
                 known.setdefault(voice.name, voice)
         return list(known.values())
 
     def pick(self, voice: str | None, model: str | None) -> WorkerRecord:
-        """The least loaded worker that has `voice` and `model`. Raises `SessionError`."""
-        fitting = [w for w in self.workers.values() if model is None or w.hello.model == model]
+        """The least loaded worker that has `voice` and `model`, or the default model. Raises `SessionError`."""
+        wanted = self.default_model if model is None else model
+        fitting = [w for w in self.workers.values() if w.hello.model == wanted]
         if self.workers and not fitting:
             known = ", ".join(sorted({w.hello.model for w in self.workers.values()}))
-            raise SessionError("INVALID_CONFIG", f"model: no {model!r}; there are: {known}", {"fields": ["model"]})
+            if model is None:
+                raise SessionError("OVERLOADED", f"no worker has the default model {wanted!r}; there are: {known}")
+            raise bad_field("model", f"no {model!r}; there are: {known}")
         if voice is not None:
-            having = [w for w in fitting if any(v.name == voice for v in w.hello.voices)]
+            having = [w for w in fitting if w.has_voice(voice)]
             if fitting and not having:
                 known = ", ".join(sorted({v.name for w in fitting for v in w.hello.voices}))
-                raise SessionError("INVALID_CONFIG", f"voice: no {voice!r}; there are: {known}", {"fields": ["voice"]})
+                raise bad_field("voice", f"no {voice!r}; there are: {known}")
             fitting = having
         return _least_loaded(fitting)
 
     def adopt(self, stream: Stream, worker: WorkerRecord) -> None:
         """Place a new stream. Raises `SessionError` if its id is in use."""
-        if stream.session_id in self._streams:
-            raise SessionError(
-                "INVALID_CONFIG", f"session_id: {stream.session_id!r} is in use", {"fields": ["session_id"]}
-            )
-        self._streams[stream.session_id] = stream
+        session_id = stream.spec.session_id
+        if session_id in self._streams:
+            raise bad_field("session_id", f"{session_id!r} is in use")
+        self._streams[session_id] = stream
         self._place(stream, worker)
 
-    def forget(self, stream: Stream) -> None:
-        if self._streams.get(stream.session_id) is stream:
-            del self._streams[stream.session_id]
-            self._orphans.pop(stream.session_id, None)
-            if stream.worker is not None:
-                stream.worker.streams.pop(stream.session_id, None)
-
-    def history_ms(self, stream: Stream) -> int:
-        """Context that a worker of this stream's kind wants when the session is opened again."""
-        return max((w.hello.history_ms for w in self.workers.values() if _serves(w, stream)), default=1000)
+    def leave(self, stream: Stream) -> None:
+        """The stream's session is over: its place is free."""
+        stream.close()
+        session_id = stream.spec.session_id
+        if self._streams.get(session_id) is stream:
+            del self._streams[session_id]
+            self._orphans.pop(session_id, None)
+            self._unseat(session_id)
 
     def _place(self, stream: Stream, worker: WorkerRecord) -> None:
-        if stream.worker is not None:
-            stream.worker.streams.pop(stream.session_id, None)
-        self._orphans.pop(stream.session_id, None)
-        worker.streams[stream.session_id] = stream
-        stream.assign(worker)
+        session_id = stream.spec.session_id
+        self._unseat(session_id)
+        self._orphans.pop(session_id, None)
+        worker.streams[session_id] = stream
+        self._worker_of[session_id] = worker
+        stream.open_at(worker.name, partial(self._link.send, worker.identity), self._history_ms(stream.spec))
+
+    def _unseat(self, session_id: str) -> None:
+        worker = self._worker_of.pop(session_id, None)
+        if worker is not None:
+            worker.streams.pop(session_id, None)
+
+    def _history_ms(self, spec: StreamSpec) -> int:
+        """Context that any worker of this kind wants when the session is opened again."""
+        wanted = (w.hello.history_ms for w in self.workers.values() if w.serves(spec))
+        return max(wanted, default=_DEFAULT_HISTORY_MS)
 
     def _rehouse(self, streams: Iterable[Stream]) -> None:
         """New places for sessions whose worker is gone; who finds none waits for one."""
         for stream in streams:
             try:
-                worker = _least_loaded([w for w in self.workers.values() if _serves(w, stream)])
+                worker = _least_loaded([w for w in self.workers.values() if w.serves(stream.spec)])
             except SessionError:
                 stream.orphan()
-                self._orphans[stream.session_id] = stream
+                self._orphans[stream.spec.session_id] = stream
             else:
-                self.metrics.reopened.inc()
+                self._metrics.reopened.inc()
                 self._place(stream, worker)
 
-    # --- the link -------------------------------------------------------------------------------------------
+    # --- what workers say -----------------------------------------------------------------------------------
 
-    def send(self, worker: WorkerRecord, message: FromGateway) -> None:
-        """Never blocks. A worker that cannot be reached is lost."""
-        try:
-            self._socket.send_multipart([worker.identity, encode(message)], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            self._loop.call_soon(self._lose, worker, error.strerror or str(error))
-        self._io.poke()
+    def welcome(self, identity: bytes, hello: Hello) -> None:
+        former = [w for w in self.workers.values() if w.name == hello.worker_id]
+        self.workers[identity] = WorkerRecord(identity, hello, hello.capacity)
+        logger.info(
+            "worker {} on {} ({}, {}, pid {}): {} places",
+            hello.worker_id,
+            hello.host,
+            hello.model,
+            hello.device,
+            hello.pid,
+            hello.capacity,
+        )
+        for old in former:
+            self._link.forget(old.identity)
+            self.lose(old.identity, "it connected anew")
+        self._metrics.workers.set(len(self.workers))
+        self._rehouse(list(self._orphans.values()))
 
-    def _receive(self) -> bool:
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        identity = frames[0]
-        try:
-            if len(frames) != 2:
-                raise MessageError(f"{len(frames) - 1} frames instead of one")
-            self._take(identity, decode_from_worker(frames[1]))
-        except MessageError as error:
-            self.metrics.bad_frames.inc()
-            logger.warning("refused a link frame of {}: {}", _name(self.workers.get(identity)), error)
-        return True
-
-    def _take(self, identity: bytes, message: FromWorker) -> None:
-        if isinstance(message, Hello):
-            self._welcome(identity, message)
-            return
-        worker = self.workers.get(identity)
+    def lose(self, identity: bytes, reason: str) -> None:
+        worker = self.workers.pop(identity, None)
         if worker is None:
-            self._ask_again(identity)
             return
-        worker.seen_at = self.now()
+        self._metrics.workers.set(len(self.workers))
+        self._metrics.on_worker_lost(worker.name)
+        log = logger.info if worker.draining and not worker.streams else logger.warning
+        log("worker {} is gone ({}); {} sessions move", worker.name, reason, len(worker.streams))
+        streams = list(worker.streams.values())
+        for stream in streams:
+            self._unseat(stream.spec.session_id)
+        self._rehouse(streams)
+
+    def take(self, identity: bytes, message: FromWorker) -> None:
+        worker = self.workers[identity]
         match message:
             case Heartbeat():
+                self._metrics.on_beat(worker.name, message)
                 worker.capacity, worker.queue_ms = message.capacity, message.queue_ms
                 worker.others = max(0, message.sessions - len(worker.streams))
                 self._rehouse(list(self._orphans.values()))
@@ -258,12 +262,16 @@ class Pool:
                 self._drain(worker, message.reason)
             case Audio() | Opened() | Failed():
                 self._deliver(worker, message)
+            case Hello():
+                pass  # the link's
+            case _:
+                assert_never(message)
 
     def _deliver(self, worker: WorkerRecord, message: Audio | Opened | Failed) -> None:
         stream = worker.streams.get(message.session)
         if stream is None or stream.epoch != message.epoch:
             if isinstance(message, Audio):
-                self.metrics.late.inc()
+                self._metrics.dropped_answer()
             return  # of an earlier life
         match message:
             case Audio():
@@ -271,103 +279,31 @@ class Pool:
             case Opened():
                 stream.on_opened()
             case Failed(code="OVERLOADED") if stream.opened.done():
-                worker.streams.pop(stream.session_id, None)
+                self._unseat(message.session)
                 worker.capacity = min(worker.capacity, worker.others + len(worker.streams))  # until its next beat
                 self._rehouse([stream])
             case Failed():
                 stream.on_failed(message)
-
-    def _welcome(self, identity: bytes, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL_VERSION:
-            logger.error("worker {} speaks link protocol {}, not {}", hello.worker_id, hello.protocol, PROTOCOL_VERSION)
-            self._ask_again(identity)  # tells it our version
-            return
-        if identity in self.workers:
-            self.workers[identity].seen_at = self.now()
-            return
-        if len(self.workers) >= MAX_WORKERS:
-            logger.error("worker {} is refused: {} are connected", hello.worker_id, MAX_WORKERS)
-            return
-        former = [w for w in self.workers.values() if w.hello.worker_id == hello.worker_id]
-        worker = WorkerRecord(identity, hello, self.now(), hello.capacity)
-        self.workers[identity] = worker
-        self.metrics.workers.set(len(self.workers))
-        logger.info(
-            "worker {} on {} ({}, {}): {} places",
-            hello.worker_id,
-            hello.host,
-            hello.model,
-            hello.device,
-            hello.capacity,
-        )
-        for old in former:
-            self._lose(old, "it connected anew")
-        self.send(worker, GatewayHeartbeat(PROTOCOL_VERSION, known=True))
-        self._rehouse(list(self._orphans.values()))
-
-    def _ask_again(self, identity: bytes) -> None:
-        frame = encode(GatewayHeartbeat(PROTOCOL_VERSION, known=False))
-        with contextlib.suppress(zmq.ZMQError):  # it is gone already
-            self._socket.send_multipart([identity, frame], zmq.NOBLOCK)
-        self._io.poke()
+            case _:
+                assert_never(message)
 
     def _drain(self, worker: WorkerRecord, reason: str) -> None:
         if not worker.draining:
-            logger.info("worker {} leaves: {}", worker.hello.worker_id, reason or "no reason given")
+            logger.info("worker {} leaves: {}", worker.name, reason or "no reason given")
         worker.draining = True
         for stream in list(worker.streams.values()):
-            others = [w for w in self.workers.values() if w.free > 0 and _serves(w, stream)]
-            if others:
+            if any(w.free > 0 and w.serves(stream.spec) for w in self.workers.values()):
                 from_epoch = stream.epoch
                 self._rehouse([stream])
-                self.send(worker, Close(stream.session_id, from_epoch))
+                self._link.send(worker.identity, Close(stream.spec.session_id, from_epoch))
 
-    def _lose(self, worker: WorkerRecord, reason: str) -> None:
-        if self.workers.get(worker.identity) is not worker:
-            return
-        del self.workers[worker.identity]
-        self.metrics.workers.set(len(self.workers))
-        self.metrics.workers_lost.inc()
-        log = logger.info if worker.draining and not worker.streams else logger.warning
-        log("worker {} is gone ({}); {} sessions move", worker.hello.worker_id, reason, len(worker.streams))
-        streams, worker.streams = list(worker.streams.values()), {}
-        for stream in streams:
-            stream.worker = None
-        self._rehouse(streams)
-
-    def _watch(self) -> bool:
-        if not drain_monitor(self._watcher):
-            return False
-        for delay_s in _PROBE_DELAYS_S:
-            self._loop.call_later(delay_s, self._probe)
-        return True
-
-    def _probe(self) -> None:
-        """A beat to everyone: the ROUTER refuses one whose connection is gone."""
-        if not self._socket.closed:
-            for worker in list(self.workers.values()):
-                self.send(worker, GatewayHeartbeat(PROTOCOL_VERSION, known=True))
-
-    async def _beat(self) -> None:
-        while True:
-            self._probe()
-            silent_since = self.now() - DEAD_AFTER_S
-            for worker in list(self.workers.values()):
-                if worker.seen_at < silent_since:
-                    self._lose(worker, f"silent for {DEAD_AFTER_S:g} s")
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
-
-    async def _check(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_INTERVAL_S)
-            for stream in list(self._streams.values()):
-                stream.check(self.now(), self.config.processing_timeout_s)
+    # --- for people -----------------------------------------------------------------------------------------
 
     def describe(self) -> list[PooledWorker]:
         """The workers, for `status`."""
         return [
             PooledWorker(
-                worker_id=w.hello.worker_id,
+                worker_id=w.name,
                 pid=w.hello.pid,
                 host=w.hello.host,
                 device=w.hello.device,
@@ -384,22 +320,8 @@ class Pool:
         return list(self._streams)
 
 
-def _serves(worker: WorkerRecord, stream: Stream) -> bool:
-    hello, layout = worker.hello, stream.layout
-    return (
-        hello.model == stream.model
-        and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
-        == (layout.block_ms, layout.delay_ms, layout.rate_out)
-        and any(voice.name == stream.voice for voice in hello.voices)
-    )
-
-
 def _least_loaded(workers: list[WorkerRecord]) -> WorkerRecord:
     free = [worker for worker in workers if worker.free > 0]
     if not free:
         raise SessionError("OVERLOADED", "no worker has a free place")
     return min(free, key=lambda worker: worker.load)
-
-
-def _name(worker: WorkerRecord | None) -> str:
-    return worker.hello.worker_id if worker is not None else "an unknown peer"

@@ -1,7 +1,8 @@
 """One session's blocks on their way to a worker and back: credit, order, deadlines, and survival of a worker.
 
-At most `CREDIT` chunks are at the worker; the rest waits here, bounded. What a worker has not answered stays here too,
-together with the sound before it, so that another worker can go on. A block that is not answered in time is concealed.
+At most `CREDIT` chunks are at the worker; the rest waits here, bounded by the session. What a worker has not answered
+stays here too, together with the sound before it, so that another worker can go on. A block that is not answered in
+time is concealed. Which worker that is, only the pool knows.
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 
-from gateway.blocks import Layout
-from gateway.protocols import SessionError
-from shared.audio import LINK_RATE, Pcm
+from gateway.audio.resample import Pcm
+from gateway.blocks import BlockLayout
+from gateway.errors import SessionError
 from shared.log import for_session
-from shared.messages import Audio, Chunk, ChunkStats, Close, Failed, Open
+from shared.messages import CREDIT, LINK_RATE, Audio, Chunk, ChunkStats, Close, Failed, FromGateway, Open
 
-if TYPE_CHECKING:
-    from gateway.pool import Pool, WorkerRecord
+Send = Callable[[FromGateway], None]
+_CATCH_UP = 0.5  # of a block's length lies between the deadlines of a backlog, which is so worked off
 
-CREDIT = 2
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a worker must offer, and is asked for."""
+
+    session_id: str
+    voice: str
+    model: str
+    layout: BlockLayout
+    options: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,19 @@ class Answer:
     stats: ChunkStats | None
     complete_at: float  # loop time at which the block had come in
 
+    @property
+    def concealed_by(self) -> Literal["gateway", "worker"] | None:
+        """Who put silence in the block's place; None: it was converted."""
+        if self.samples is None:
+            return "gateway"
+        return "worker" if self.stats is not None and self.stats.concealed else None
+
+
+class StreamCounters(Protocol):
+    """Told of what no session learns."""
+
+    def dropped_answer(self) -> None: ...
+
 
 @dataclass(slots=True)
 class _Block:
@@ -45,116 +68,118 @@ class _Block:
 
 
 class Stream:
-    """Owned by a session, fed by it, and known to the pool under the session's id."""
+    """`submit` blocks, await `answers`; the pool opens it at a worker, and again at another."""
 
     def __init__(
-        self,
-        pool: Pool,
-        session_id: str,
-        voice: str,
-        model: str,
-        layout: Layout,
-        sink: Callable[[Answer], None],
-        options: dict[str, float] | None = None,
+        self, spec: StreamSpec, *, budget_s: float, counters: StreamCounters, clock: Callable[[], float]
     ) -> None:
-        self.session_id = session_id
-        self.voice, self.model, self.layout = voice, model, layout
-        self._options = options or {}
-        self.worker: WorkerRecord | None = None
+        """budget_s: from when a block was due until it is concealed."""
+        self.spec = spec
         self.epoch = 0
+        self.reopened = 0
+        self.answers: asyncio.Queue[Answer] = asyncio.Queue()  # in order, each block once
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failure: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
-        self.reopened = 0
-        self._pool = pool
-        self._sink = sink
-        self._log = for_session(session_id)
-        self._budget_s = pool.config.latency_budget_ms / 1000
+        self._send: Send | None = None  # to the worker that has it
+        self._log = for_session(spec.session_id)
+        self._budget_s, self._counters, self._clock = budget_s, counters, clock
+        self._history_wanted = 0  # samples
         self._next_seq = 0  # of the next block to come in
         self._next_out = 0  # of the next block to go out
-        self._anchor = -np.inf  # loop time at which the stream began, as its latest block has it
+        self._schedule: float | None = None  # clock at which a first block of no length would have been complete
+        self._due = -np.inf  # of the latest block
         self._waiting: deque[_Block] = deque()
         self._unanswered: dict[int, _Block] = {}  # sent, by seq
         self._at_worker: set[int] = set()  # sent in this epoch and not answered, concealed ones included
-        self._answers: dict[int, Answer] = {}  # not yet in order
+        self._ordered: dict[int, Answer] = {}  # not yet in order
         self._history: deque[Pcm] = deque()  # what went out, newest last
         self._history_samples = 0
-        self._heard_at = self._now()  # last sign of progress
+        self._heard_at = clock()  # last sign of progress
 
     # --- the session's side ---------------------------------------------------------------------------------
 
-    def submit(self, samples: Pcm, last: bool = False) -> None:
-        """One whole block of int16 at 16 kHz."""
-        now = self._now()
+    def submit(self, samples: Pcm) -> int:
+        """One whole block of int16 at the link's rate; returns its number."""
+        now = self._clock()
         if not self._unanswered and not self._waiting:
             self._heard_at = now
-        position = (self._next_seq + 1) * self.layout.block_ms / 1000
-        # A caller who is faster than real time has later deadlines; one who stalled has moved its own clock.
-        self._anchor = max(self._anchor, now - position)
-        block = _Block(self._next_seq, samples, now, self._anchor + position + self._budget_s)
+        block = _Block(self._next_seq, samples, now, self._due_of_next(now) + self._budget_s)
         self._next_seq += 1
         self._waiting.append(block)
         self._pump()
+        return block.seq
+
+    def _due_of_next(self, now: float) -> float:
+        """When the next block ought to be answered at once: as the first block's clock goes on, or now if it is late.
+
+        A caller who is faster than real time has later deadlines. One whose line stalled has its backlog due in quick
+        succession, so that afterwards, back in time, the budget is no longer than before.
+        """
+        block_s = self.spec.layout.block_ms / 1000
+        if self._schedule is None:
+            self._schedule = now - block_s
+        scheduled = self._schedule + (self._next_seq + 1) * block_s
+        self._due = max(scheduled, now, self._due + _CATCH_UP * block_s)
+        return self._due
 
     @property
     def submitted(self) -> int:
         """Blocks that came in."""
         return self._next_seq
 
-    def close(self) -> None:
-        """The session is over, however it ended."""
-        if self.worker is not None:
-            self._pool.send(self.worker, Close(self.session_id, self.epoch))
-        self._pool.forget(self)
-
     # --- the pool's side ------------------------------------------------------------------------------------
 
-    def assign(self, worker: WorkerRecord) -> None:
-        """Open at `worker`, the first time or again, and send what is unanswered."""
-        if self.worker is not None or self._next_seq:
+    def open_at(self, name: str, send: Send, history_ms: int) -> None:
+        """Open at the worker `name`, the first time or again, and send what is unanswered.
+
+        history_ms: sound that a worker wants should the session be opened once more.
+        """
+        if self._send is not None or self._next_seq:
             self.epoch += 1
             self.reopened += 1
-            self._log.warning("goes on at worker {} (epoch {})", worker.hello.worker_id, self.epoch)
-        self.worker = worker
-        self._heard_at = self._now()
+            self._log.warning("goes on at worker {} (epoch {})", name, self.epoch)
+        self._send = send
+        self._history_wanted = history_ms * LINK_RATE // 1000
+        self._heard_at = self._clock()
         self._waiting.extendleft(reversed([self._unanswered[seq] for seq in sorted(self._unanswered)]))
         self._unanswered.clear()
         self._at_worker.clear()
         history = np.concatenate(self._history).tobytes() if self._history else b""
-        self._pool.send(worker, Open(self.session_id, self.epoch, self.voice, history, self._options))
+        send(Open(self.spec.session_id, self.epoch, self.spec.voice, history, self.spec.options))
         self._pump()
 
     def orphan(self) -> None:
         """The worker is gone and there is no other yet."""
-        self.worker = None
-        self._heard_at = self._now()
+        self._send = None
+        self._heard_at = self._clock()
+
+    def close(self) -> None:
+        """The session is over, however it ended."""
+        if self._send is not None:
+            self._send(Close(self.spec.session_id, self.epoch))
+            self._send = None
 
     def on_opened(self) -> None:
-        self._heard_at = self._now()
+        self._heard_at = self._clock()
         if not self.opened.done():
             self.opened.set_result(None)
 
     def on_failed(self, failed: Failed) -> None:
-        self.fail(SessionError(failed.code, failed.message))
-
-    def fail(self, error: SessionError) -> None:
-        """End the session with `error`; its owner learns of it from `failure`."""
-        if not self.failure.done():
-            self.failure.set_result(error)
+        self._fail(SessionError(failed.code, failed.message))
 
     def on_audio(self, audio: Audio) -> None:
         """An answer of this epoch."""
-        self._heard_at = self._now()
+        self._heard_at = self._clock()
         self._at_worker.discard(audio.seq)
         block = self._unanswered.pop(audio.seq, None)
         if block is None:
-            self._pool.metrics.late.inc()
+            self._counters.dropped_answer()
             self._log.info("answer {} came too late and was dropped", audio.seq)
-        elif len(audio.samples) != 2 * self.layout.block_samples_out:
+        elif len(audio.samples) != 2 * self.spec.layout.block_samples_out:
             self._log.error("answer {} has {} bytes: concealed", audio.seq, len(audio.samples))
             self._conceal(block)
         else:
             if audio.stats.concealed:
-                self._pool.metrics.concealed.labels("worker").inc()
                 self._log.warning("block {} was concealed by the worker", audio.seq)
             self._answer(block, Answer(block.seq, np.frombuffer(audio.samples, "<i2"), audio.stats, block.complete_at))
         self._pump()
@@ -169,41 +194,39 @@ class Stream:
             self._conceal(block)
         busy = bool(self._at_worker or self._waiting) or not self.opened.done()
         if busy and now - self._heard_at > timeout_s:
-            if self.worker is None:
-                self.fail(SessionError("WORKER_LOST", f"no worker took the session over within {timeout_s:g} s"))
+            if self._send is None:
+                self._fail(SessionError("WORKER_LOST", f"no worker took the session over within {timeout_s:g} s"))
             else:
-                self.fail(SessionError("TIMEOUT", f"no answer of the worker within {timeout_s:g} s"))
+                self._fail(SessionError("TIMEOUT", f"no answer of the worker within {timeout_s:g} s"))
         self._pump()
 
     # --- within ---------------------------------------------------------------------------------------------
 
+    def _fail(self, error: SessionError) -> None:
+        """The session's owner learns of it from `failure`."""
+        if not self.failure.done():
+            self.failure.set_result(error)
+
     def _pump(self) -> None:
-        while self._waiting and self.worker is not None and len(self._at_worker) < CREDIT:
+        while self._waiting and self._send is not None and len(self._at_worker) < CREDIT:
             block = self._waiting.popleft()
             self._unanswered[block.seq] = block
             self._at_worker.add(block.seq)
-            left_ms = max(0.0, (block.conceal_at - self._now()) * 1000)
-            self._pool.send(
-                self.worker, Chunk(self.session_id, self.epoch, block.seq, block.samples.tobytes(), left_ms)
-            )
+            left_ms = max(0.0, (block.conceal_at - self._clock()) * 1000)
+            self._send(Chunk(self.spec.session_id, self.epoch, block.seq, block.samples.tobytes(), left_ms))
 
     def _conceal(self, block: _Block) -> None:
-        self._pool.metrics.concealed.labels("gateway").inc()
         self._answer(block, Answer(block.seq, None, None, block.complete_at))
 
     def _answer(self, block: _Block, answer: Answer) -> None:
-        self._answers[block.seq] = answer
+        self._ordered[block.seq] = answer
         self._remember(block.samples)
-        while self._next_out in self._answers:
-            self._sink(self._answers.pop(self._next_out))
+        while self._next_out in self._ordered:
+            self.answers.put_nowait(self._ordered.pop(self._next_out))
             self._next_out += 1
 
     def _remember(self, samples: Pcm) -> None:
         self._history.append(samples)
         self._history_samples += len(samples)
-        wanted = self._pool.history_ms(self) * LINK_RATE // 1000
-        while self._history and self._history_samples - len(self._history[0]) >= wanted:
+        while self._history and self._history_samples - len(self._history[0]) >= self._history_wanted:
             self._history_samples -= len(self._history.popleft())
-
-    def _now(self) -> float:
-        return self._pool.now()

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgpack
 from pydantic import Field, TypeAdapter, ValidationError, with_config
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+LINK_RATE = 16_000  # Hz, of the callers' sound on the link
+CREDIT = 2  # chunks of a session that may be at a worker
 MAX_FRAME_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 192_000  # 2 s at 48 kHz, 16 bit
 MAX_HISTORY_BYTES = 960_000  # 30 s at 16 kHz, 16 bit
@@ -21,6 +23,7 @@ MAX_VOICES = 1000
 MAX_STAGES = 32
 
 Identifier = Annotated[str, Field(strict=True, min_length=1, max_length=128)]
+SessionId = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 Text = Annotated[str, Field(strict=True, max_length=1000)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
@@ -79,8 +82,10 @@ class Heartbeat:
 
     sessions: Count
     capacity: Count
-    queue_ms: Milliseconds
-    steps: Count
+    queue_ms: Milliseconds  # the longest wait of the latest batch
+    steps: Count  # of the solver, in use
+    refused: Count = 0  # chunks that broke the rules, since its start
+    dropped: Count = 0  # answers for gateways that were gone, since its start
     kind: Literal["heartbeat"] = "heartbeat"
 
 
@@ -89,7 +94,7 @@ class Heartbeat:
 class Opened:
     """A session has its place in the worker."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     kind: Literal["opened"] = "opened"
 
@@ -112,7 +117,7 @@ class ChunkStats:
 class Audio:
     """The answer to one `Chunk`: a block of s16le samples at the worker's output rate."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     seq: Count
     samples: Samples
@@ -125,7 +130,7 @@ class Audio:
 class Failed:
     """A session, or one of its chunks, could not be served; the session is closed at the worker."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     code: Literal["INVALID_CONFIG", "OVERLOADED", "INTERNAL_ERROR"]
     message: Text
@@ -149,7 +154,7 @@ class Goodbye:
 class Open:
     """Give a session a place. `history` is the s16le sound at 16 kHz that a former worker has already answered."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     voice: Identifier
     history: Annotated[bytes, Field(strict=True, max_length=MAX_HISTORY_BYTES)] = b""
@@ -162,12 +167,11 @@ class Open:
 class Chunk:
     """One block of s16le samples at 16 kHz. `deadline_ms` counts from the sending: clocks of two hosts differ."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     seq: Count
     samples: Samples
     deadline_ms: Milliseconds
-    last: Flag = False
     kind: Literal["chunk"] = "chunk"
 
 
@@ -176,7 +180,7 @@ class Chunk:
 class Close:
     """The session is over; its place is free."""
 
-    session: Identifier
+    session: SessionId
     epoch: Count
     kind: Literal["close"] = "close"
 

@@ -35,11 +35,14 @@ class GatewayConfig(Section):
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
     simple_protocol: bool | Literal["loopback"] = "loopback"
     prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
+    default_model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    hold_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
+    refusals_per_s: Annotated[float, Field(ge=0, le=10_000)] = 20.0
     latency_budget_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     max_waiting_blocks: Annotated[int, Field(ge=1, le=1000)] = 8
     max_message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
     config_timeout_s: Seconds = 10.0
-    idle_timeout_s: Seconds = 30.0
+    idle_timeout_s: Seconds = 120.0
     processing_timeout_s: Seconds = 15.0
     send_timeout_s: Seconds = 10.0
     max_session_s: Seconds = 14_400.0

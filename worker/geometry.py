@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.config import WorkerConfig
+from shared.messages import LINK_RATE
 
 UNIT_MS = 20
 UNITS_A_SECOND = 1000 // UNIT_MS
-INPUT_RATE = 16_000
+INPUT_RATE = LINK_RATE  # what comes over the link is what is converted
 UNIT_SAMPLES = INPUT_RATE // UNITS_A_SECOND
 
 

@@ -96,10 +96,10 @@ async def misbehave(service: Serve) -> list[str | None]:
     """Every kind of bad caller, one after another; the error code each was given."""
     codes: list[str | None] = []
     messages: list[tuple[dict[str, Any], bytes | str]] = [
-        ({}, b"odd"),
-        ({}, "text where audio belongs"),
+        ({}, b"RIFF\0\0\0\0WAVEfmt "),
+        ({}, '{"type":"lost","count":-1}'),
         ({}, b"\0" * (10 << 20)),
-        ({"encoding": "OPUS"}, b"\x4a\xff\xff\x00"),
+        ({"encoding": "OPUS"}, b"\x1a\x45\xdf\xa3 of WebM"),
         ({"api_key": "wrong-key"}, b""),
         ({"voice": "nobody"}, b""),
         ({"sample_rate": 1}, b""),

@@ -48,6 +48,7 @@ class EchoWorker:
     capacity: int = 8
     voices: tuple[str, ...] = ("one", "two")
     rate: int = 16_000
+    model: str = "echo"
     answer: Callable[[EchoWorker, Chunk], bool] = lambda worker, chunk: True  # False: say nothing
     opens: list[Open] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
@@ -72,7 +73,7 @@ class EchoWorker:
             "host",
             1,
             "cpu",
-            "echo",
+            self.model,
             BLOCK_MS,
             DELAY_MS,
             200,
@@ -143,7 +144,7 @@ class Service:
         self.workers: list[EchoWorker] = []
 
     async def worker(self, **options: Any) -> EchoWorker:
-        worker = await EchoWorker(self.gateway.pool.port, **options).start()
+        worker = await EchoWorker(self.gateway.link.port, **options).start()
         self.workers.append(worker)
         await self.until(lambda: any(w.hello.worker_id == worker.worker_id for w in self.gateway.pool.workers.values()))
         return worker
@@ -188,7 +189,7 @@ def settings() -> dict[str, Any]:
 async def service(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Service]:
     config = Config.model_validate(
         {
-            "gateway": {"port": 0, "simple_protocol": True, **settings},
+            "gateway": {"port": 0, "simple_protocol": True, "default_model": "echo", **settings},
             "auth": {"api_keys": [KEY], "required": True},
             "link": {"port": 0},
             "serve": {"state_dir": tmp_path},

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.blocks import Blocker, Edges, Layout, samples_due
+from gateway.audio.fades import Edges
+from gateway.blocks import Blocker, BlockLayout, samples_due
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from gateway.blocks import Blocker, Edges, Layout, samples_due
 def test_prefill_keeps_the_lead_within_a_block(
     block_ms: int, delay_ms: int, wanted: int, lag: int, prefill: int
 ) -> None:
-    layout = Layout.fit(block_ms, delay_ms, 16_000, wanted, lag)
+    layout = BlockLayout.fit(block_ms, delay_ms, 16_000, wanted, lag)
     assert layout.prefill_ms == prefill
     assert layout.lead_ms <= block_ms
 
@@ -25,7 +26,7 @@ def test_prefill_keeps_the_lead_within_a_block(
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9000), max_size=12), st.sampled_from([(500, 80, 375), (200, 80, 100), (160, 80, 0)]))
 def test_time_is_conserved(sizes: list[int], lengths: tuple[int, int, int]) -> None:
-    layout = Layout.fit(lengths[0], lengths[1], 16_000, lengths[2])
+    layout = BlockLayout.fit(lengths[0], lengths[1], 16_000, lengths[2])
     wave = np.arange(1, sum(sizes) + 1).astype(np.int16)
     blocker = Blocker(layout)
     blocks = [b for part in np.split(wave, np.cumsum(sizes)[:-1]) for b in blocker.push(part)] if sizes else []

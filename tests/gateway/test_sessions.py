@@ -154,10 +154,10 @@ async def test_a_wrong_first_message_gets_its_code(service: Service, first: Any,
 @pytest.mark.parametrize(
     ("config", "message", "text"),
     [
-        ({}, b"abc", "whole number"),
-        ({}, "some text", "got text"),
-        ({}, '{"type":"config"}', "got text"),
-        ({"encoding": "OPUS"}, b"\xff\xff\xff", "Opus"),
+        ({}, b"RIFF\0\0\0\0WAVEfmt ", "WAV"),
+        ({}, '{"type":"lost","count":0}', "count"),
+        ({"bit_depth": "float32"}, b"\xff" * 8000, "not finite"),
+        ({"encoding": "OPUS"}, b"\xff\xff\xff", "damaged packets"),
         ({"encoding": "OPUS"}, b"\x03", "frame count"),
         ({}, b"\0" * (10 << 20), "exceeds"),
     ],
@@ -173,12 +173,13 @@ async def test_bad_audio_ends_its_own_session_only(
     else:
         try:
             await socket.send_bytes(message)
-            if config:  # an Opus packet is decoded with its block
-                for _ in range(5):
+            if "encoding" in config:  # a few would be made up for
+                for _ in range(60):
                     await socket.send_bytes(message)
         except ConnectionError:
             pass  # the gateway has stopped reading it
     _, control, code = await hear(socket)
+    assert len(control) == 1
     assert control[0]["error_code"] == "INVALID_AUDIO"
     assert control[0].get("session_id") == "bad"
     assert text in control[0]["message"]
@@ -259,7 +260,28 @@ async def test_a_caller_that_vanishes_is_forgotten(service: Service) -> None:
     assert worker.tails == {}
 
 
-async def test_places_are_refused_before_the_upgrade(service: Service) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_a_caller_without_a_place_is_told_in_its_own_protocol(service: Service, workers: int) -> None:
+    taken = []
+    for _ in range(workers):
+        await service.worker(capacity=1)
+        taken.append(await service.call())
+    socket = await service.http.ws_connect(service.url + "/ws")
+    await socket.send_json({"type": "config", "api_key": KEY, "session_id": "a"})
+    audio, control, code = await hear(socket)
+    assert (audio, len(control), code) == (b"", 1, 1013)
+    assert (control[0]["error_code"], control[0]["session_id"]) == ("OVERLOADED", "a")
+    assert control[0]["details"]["retry_after_s"] > 0
+    simple = await service.http.ws_connect(service.url + "/ws")
+    await simple.send_json({"signal": "start", "stream_id": "b"})
+    _, control, code = await hear(simple)
+    assert (control[0]["status"], control[0]["stream_id"], code) == ("failed", "b", 1013)
+    assert "OVERLOADED" in control[0]["error_msg"]
+    assert service.counter("fastvc_sessions_refused_total", reason="OVERLOADED") == 2
+
+
+@pytest.mark.parametrize("settings", [{"refusals_per_s": 0}])
+async def test_beyond_a_rate_of_refusals_the_upgrade_itself_is_refused(service: Service) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as none:
         await service.http.ws_connect(service.url + "/ws")
     assert none.value.status == 503
@@ -268,7 +290,7 @@ async def test_places_are_refused_before_the_upgrade(service: Service) -> None:
     async with service.http.get(
         service.url + "/ws", headers={"Upgrade": "websocket", "Connection": "Upgrade"}
     ) as response:
-        assert response.status == 503
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
         assert (await response.json())["error_code"] == "OVERLOADED"
     async with service.http.get(service.url + "/ready") as response:
         assert response.status == 503
@@ -280,20 +302,38 @@ async def test_places_are_refused_before_the_upgrade(service: Service) -> None:
 async def test_too_many_sessions(service: Service) -> None:
     await service.worker()
     await service.call()
-    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-    async with service.http.get(service.url + "/ws", headers=headers) as response:
-        assert (response.status, (await response.json())["error_code"]) == (503, "TOO_MANY_SESSIONS")
+    second = await service.http.ws_connect(service.url + "/ws")
+    await second.send_json({"type": "config", "api_key": KEY})
+    _, control, code = await hear(second)
+    assert (control[0]["error_code"], code) == ("TOO_MANY_SESSIONS", 1013)
 
 
-async def test_a_session_id_cannot_be_taken_twice(service: Service) -> None:
+async def test_a_session_id_cannot_be_taken_from_a_caller_who_is_there(service: Service) -> None:
     await service.worker()
     first = await service.call(session_id="same")
+    hearing = asyncio.create_task(hear(first))
     second = await service.http.ws_connect(service.url + "/ws")
     await second.send_json({"type": "config", "api_key": KEY, "session_id": "same"})
     _, control, _ = await hear(second)
     assert control[0]["details"] == {"fields": ["session_id"]}
     await first.send_json({"type": "end"})
-    assert (await hear(first))[2] == 1000
+    assert (await hearing)[2] == 1000
+
+
+async def test_a_session_id_is_taken_over_from_a_connection_that_is_dead(service: Service) -> None:
+    """Takes as long as a caller is given to answer: 2 s."""
+    worker = await service.worker()
+    first = await service.call(session_id="same")  # never reads again: no pong
+    second = await service.call(session_id="same")
+    wave = noise(300)
+    await say(second, wave)
+    await second.send_json({"type": "end"})
+    audio, _, code = await hear(second)
+    np.testing.assert_array_equal(np.frombuffer(audio, "<i2")[LEAD_MS * 16 :], wave)
+    assert code == 1000
+    assert service.counter("fastvc_sessions_ended_total", outcome="replaced") == 1
+    await service.until(lambda: not worker.tails and not len(service.gateway.calls))
+    await first.close()
 
 
 async def test_the_gateway_drains(service: Service) -> None:
@@ -303,7 +343,7 @@ async def test_the_gateway_drains(service: Service) -> None:
     await say(socket, wave)
     await asyncio.sleep(0.05)
     hearing = asyncio.create_task(hear(socket))
-    await service.gateway.endpoint.drain(5)
+    await service.gateway.calls.drain(5)
     audio, control, code = await hearing
     np.testing.assert_array_equal(np.frombuffer(audio, "<i2")[LEAD_MS * 16 :], wave)
     assert (control[-1]["type"], code) == ("complete", 1001)
@@ -314,7 +354,7 @@ async def test_the_gateway_drains(service: Service) -> None:
 async def test_pages(service: Service) -> None:
     await service.worker()
     async with service.http.get(service.url + "/health") as response:
-        assert (await response.json())["status"] == "ok"
+        assert (await response.json())["status"] == "healthy"
     async with service.http.get(service.url + "/version") as response:
         assert (await response.json())["name"] == "fast-vc-pool"
     async with service.http.get(service.url + "/voices") as response:
@@ -342,5 +382,5 @@ async def test_nothing_is_left_of_200_short_sessions(service: Service) -> None:
     await service.until(lambda: not worker.tails and not service.gateway.pool.session_ids())
     await asyncio.sleep(0.1)
     assert service.gateway.pool.reserved == 0
-    assert not service.gateway.endpoint._calls
+    assert not len(service.gateway.calls)
     assert len(asyncio.all_tasks()) <= len(before) + 2

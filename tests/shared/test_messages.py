@@ -46,7 +46,7 @@ from_gateway = st.one_of(
         options=st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         kind=st.just("open"),
     ),
-    st.builds(m.Chunk, names, counts, counts, sound, durations, st.booleans(), kind=st.just("chunk")),
+    st.builds(m.Chunk, names, counts, counts, sound, durations, kind=st.just("chunk")),
     st.builds(m.Close, names, counts, kind=st.just("close")),
     st.builds(m.GatewayHeartbeat, counts, st.booleans(), kind=st.just("heartbeat")),
 )

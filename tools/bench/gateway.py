@@ -32,7 +32,8 @@ import numpy as np
 import opuslib
 import psutil
 
-from gateway.codecs import OpusDecoder, OpusEncoder, PcmEncoder
+from gateway.audio.codec import AudioFormat
+from gateway.audio.table import find_codec
 from shared.addresses import free_port, wait_until_ready
 from shared.config import ROOT
 from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
@@ -95,12 +96,15 @@ def floor_cpu(wave: Pcm, config: CallConfig) -> float:
 
 def _bare_codec(packets: list[bytes], config: CallConfig) -> None:
     """The gateway's own codec calls, without a gateway."""
-    decoder = OpusDecoder()
-    opus_out = config.encoding_out == "OPUS"
-    rate_out = config.sample_rate_out
-    encoder = OpusEncoder(16_000, rate_out, 20) if opus_out else PcmEncoder(16_000, rate_out)
+    opus, out = find_codec("OPUS"), find_codec(config.encoding_out)
+    assert opus is not None
+    assert out is not None
+    decoder = opus.decoder(AudioFormat("OPUS", config.sample_rate))
+    encoder = out.encoder(AudioFormat(config.encoding_out, config.sample_rate_out), 16_000)
     for start in range(0, len(packets), BLOCK_MS // 20):
-        encoder.encode(decoder.decode(packets[start : start + BLOCK_MS // 20], last=False), last=False)
+        for packet in packets[start : start + BLOCK_MS // 20]:
+            decoder.push(packet)
+        encoder.encode(decoder.decode(last=False), last=False)
 
 
 # --- the load ----------------------------------------------------------------------------------------------------

@@ -221,7 +221,14 @@ class WorkerLink:
             logger.error("the engine is stuck: no more heartbeats" if stuck else "the engine goes on")
         if not stuck:
             scheduler = self.scheduler
-            beat = Heartbeat(scheduler.sessions, scheduler.capacity, scheduler.queue_ms, scheduler.steps)
+            beat = Heartbeat(
+                scheduler.sessions,
+                scheduler.capacity,
+                scheduler.queue_ms,
+                scheduler.steps,
+                scheduler.refused,
+                self.dropped,
+            )
             for connection in list(self._by_number.values()):
                 if connection.up:
                     self._send(connection, beat)

@@ -18,13 +18,12 @@ import numpy as np
 from loguru import logger
 
 from shared.log import for_session
-from shared.messages import Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
+from shared.messages import CREDIT, Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
 from worker.engine import PoolFull, StageTimes, session_seed
 from worker.serving.plan import Planner, Waiting
 from worker.streaming.pool import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
 from worker.voices import VoiceError
 
-CREDIT = 2  # chunks of a session that may wait here
 PREPARE_BLOCKS = 0.5  # of time that work which was put off may take while sessions are open
 MAX_INBOX = 100_000  # messages; reached only if the engine hangs while gateways ignore their credit
 

@@ -8,8 +8,7 @@ import samplerate
 
 Pcm = npt.NDArray[np.int16]
 
-LINK_RATE = 16_000
-RESAMPLER_LAG_MS = 3  # at 8 kHz; less at higher rates
+LAG_MS = 3  # at 8 kHz; less at higher rates
 _FLUSH_S = 0.02  # more than the filter's reach at any of our rates (2.5 ms at 8 kHz)
 
 

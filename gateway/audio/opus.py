@@ -1,0 +1,128 @@
+"""Opus: one packet a message. A packet that is lost or damaged is made up for by libopus's own concealment."""
+
+from __future__ import annotations
+
+import numpy as np
+import opuslib
+from opuslib.api import decoder as libopus
+
+from gateway.audio.codec import AudioFormat, Codec, CodecError
+from gateway.audio.containers import Recogniser
+from gateway.audio.resample import Pcm, StreamResampler
+from shared.messages import LINK_RATE
+
+RATES = (8000, 12_000, 16_000, 24_000, 48_000)
+FRAMES_MS = (2.5, 5, 10, 20, 40, 60, 80, 100, 120)
+MAX_PACKET_MS = 120  # RFC 6716, 3.4
+MAX_BAD_RUN = 50  # damaged packets one after another: then it is no Opus
+_COMPLEXITY = 5  # half the cost of libopus's default on speech
+
+
+class OpusDecoder:
+    """libopus itself decodes to 16 kHz mono, whatever was encoded."""
+
+    lag_ms = 0
+    is_slow = True
+
+    def __init__(self, audio: AudioFormat) -> None:
+        self._decoder = opuslib.Decoder(LINK_RATE, 1)
+        self._recogniser = Recogniser(packets=True)
+        self._packets: list[tuple[bytes | None, float]] = []
+        self._latest_ms = audio.frame_ms
+        self._bad_run = 0
+        self.concealed = 0
+
+    def push(self, payload: bytes | None) -> float:
+        if payload is not None:
+            self._recogniser.check(payload)
+            try:
+                self._latest_ms = packet_ms(payload)
+            except CodecError as error:
+                self._count_bad(str(error))
+                payload = None
+        self._packets.append((payload, self._latest_ms))
+        return self._latest_ms
+
+    def decode(self, *, last: bool) -> Pcm:
+        packets, self._packets = self._packets, []
+        parts = [self._decode(payload, round(ms * LINK_RATE / 1000)) for payload, ms in packets]
+        return np.frombuffer(b"".join(parts), "<i2")
+
+    def drain(self) -> Pcm:
+        return self.decode(last=False)
+
+    def _decode(self, payload: bytes | None, samples: int) -> bytes:
+        """Exactly `samples` samples, so that time stays right."""
+        sound = b""
+        if payload is not None:
+            try:
+                sound = self._decoder.decode(payload, samples)
+                self._bad_run = 0
+            except opuslib.OpusError as error:
+                self._count_bad(f"Opus packet of {len(payload)} bytes: {error}")
+                payload = None
+        if payload is None:
+            self.concealed += 1
+            sound = libopus.decode(self._decoder.decoder_state, None, 0, samples, False, 1)
+        return sound[: 2 * samples].ljust(2 * samples, b"\0")
+
+    def _count_bad(self, reason: str) -> None:
+        self._bad_run += 1
+        if self._bad_run >= MAX_BAD_RUN:
+            raise CodecError(f"{MAX_BAD_RUN} damaged packets one after another; the latest: {reason}")
+
+
+def packet_ms(packet: bytes) -> float:
+    """Duration of an Opus packet from its first bytes (RFC 6716, 3.1 and 3.2). Raises `CodecError`."""
+    if not packet:
+        raise CodecError("empty Opus packet")
+    config, code = packet[0] >> 3, packet[0] & 3
+    if config < 12:  # SILK
+        frame_ms: float = (10, 20, 40, 60)[config % 4]
+    elif config < 16:  # hybrid
+        frame_ms = (10, 20)[config % 2]
+    else:  # CELT
+        frame_ms = (2.5, 5, 10, 20)[config % 4]
+    if code == 3 and len(packet) < 2:
+        raise CodecError("Opus packet ends before its frame count")
+    count = 1 if code == 0 else 2 if code < 3 else packet[1] & 0x3F
+    if not 0 < count * frame_ms <= MAX_PACKET_MS:
+        raise CodecError(f"Opus packet of {count} frames of {frame_ms} ms: at most {MAX_PACKET_MS} ms are allowed")
+    return count * frame_ms
+
+
+class OpusEncoder:
+    """One packet of the format's `frame_ms` a message; the last is filled up with silence."""
+
+    is_slow = True
+
+    def __init__(self, audio: AudioFormat, model_rate: int) -> None:
+        self._resampler = StreamResampler(model_rate, audio.rate)
+        self._encoder = opuslib.Encoder(audio.rate, 1, opuslib.APPLICATION_VOIP)
+        self._encoder.complexity = _COMPLEXITY
+        self._frame = round(audio.rate * audio.frame_ms / 1000)
+        self._rest = np.zeros(0, np.int16)
+
+    def encode(self, samples: Pcm, last: bool) -> list[bytes]:
+        parts = [self._rest, self._resampler.push(samples)]
+        if last:
+            parts.append(self._resampler.flush())
+        wave = np.concatenate(parts)
+        if last and len(wave) % self._frame:
+            wave = np.pad(wave, (0, -len(wave) % self._frame))
+        whole = len(wave) - len(wave) % self._frame
+        self._rest = wave[whole:]
+        frames = wave[:whole].astype("<i2", copy=False).reshape(-1, self._frame)
+        return [self._encoder.encode(frame.tobytes(), self._frame) for frame in frames]
+
+
+OPUS = Codec(
+    name="OPUS",
+    aliases=(),
+    rates=RATES,
+    rates_text=f"one of {', '.join(map(str, RATES))}",
+    decoder=OpusDecoder,
+    encoder=OpusEncoder,
+    frames_ms=FRAMES_MS,
+    frames_text=f"one of {', '.join(map(str, FRAMES_MS))}",
+)

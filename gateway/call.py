@@ -1,0 +1,238 @@
+"""One call, over any transport: authenticate, open, carry sound both ways, drain, end with its statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, assert_never
+
+from gateway.audio.table import find_codec
+from gateway.auth.keys import is_allowed
+from gateway.blocks import BlockLayout
+from gateway.caller import Caller, Cue, Heard, Lost
+from gateway.errors import CallerGone, SessionError
+from gateway.events import SessionObserver
+from gateway.pool import Pool, Reservation
+from gateway.request import SessionRequest
+from gateway.session import Session
+from gateway.silence import SilenceWatch
+from gateway.stream import Stream, StreamCounters, StreamSpec
+from shared.config import AuthConfig, GatewayConfig
+from shared.log import for_session
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+Claim = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What all calls of a gateway share."""
+
+    config: GatewayConfig
+    auth: AuthConfig
+    pool: Pool
+    counters: StreamCounters
+    codec_threads: Executor
+    draining: asyncio.Event  # set: calls get their sound, and end
+    observers: Sequence[SessionObserver] = ()
+
+
+class Call:
+    """Whatever happens is told to the caller, and logged."""
+
+    def __init__(self, caller: Caller, context: CallContext, claim: Claim) -> None:
+        """`claim` makes a session's id this call's own. Raises `SessionError` where another call has it."""
+        self.caller = caller
+        self.replaced = False  # by another call of the same session
+        self._context, self._claim = context, claim
+        self._config, self._pool = context.config, context.pool
+        self._now = asyncio.get_running_loop().time
+        self._log: Logger = for_session("-")
+        self._session: Session | None = None
+
+    async def run(self, reservation: Reservation) -> str:
+        """From the first message to the close; returns how it ended: "complete", "gone", "cut off" or an error code."""
+        outcome = "cut off"
+        try:
+            outcome = await self._run(reservation)
+        except asyncio.CancelledError:
+            outcome = "replaced" if self.replaced else "cut off"
+            self._log.warning("{}", "another connection goes on" if self.replaced else "the gateway's grace is over")
+            raise
+        finally:
+            if self._session is not None:
+                self._log.info("{}: {}", outcome, self._session.end(outcome))
+        return outcome
+
+    async def _run(self, reservation: Reservation) -> str:
+        try:
+            try:
+                request = await self._introduce()
+                await self._converse(request, reservation)
+                return "complete"
+            except (CallerGone, ConnectionError, SessionError):
+                raise
+            except Exception as error:
+                self._log.exception("session failed")
+                raise SessionError("INTERNAL_ERROR", "the gateway failed; see its log") from error
+        except (CallerGone, ConnectionError):
+            return "gone"
+        except SessionError as error:
+            self._log.warning("{}: {}", error.code, error.message)
+            with contextlib.suppress(CallerGone, ConnectionError):
+                await self.caller.refuse(error)
+            return error.code
+
+    async def _introduce(self) -> SessionRequest:
+        timeout_s = self._config.config_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = await self.caller.introduce()
+        except TimeoutError:
+            raise SessionError("TIMEOUT", f"no configuration within {timeout_s:g} s") from None
+        self._log = for_session(request.session_id)
+        key = request.api_key
+        if key is not None and not is_allowed(key, self._context.auth):
+            raise SessionError("AUTH_FAILED", "api_key: not a known key", {"fields": ["api_key"]})
+        return request
+
+    async def _converse(self, request: SessionRequest, reservation: Reservation) -> None:
+        await self._claim(request.session_id)
+        session, stream = self._open(request)
+        reservation.release()
+        try:
+            await self._await_opened(stream)
+            self._session = session
+            self._log.info("{}, voice {}, {}", self.caller.transport, stream.spec.voice, request)
+            layout = stream.spec.layout
+            details = {"block_ms": layout.block_ms, "prefill_ms": layout.prefill_ms, "delay_ms": layout.delay_ms}
+            await self.caller.ready(details)
+            drained = await self._carry(session, stream)
+            await self.caller.complete(session.summary(), going_away=drained)
+        finally:
+            self._pool.leave(stream)
+
+    def _open(self, request: SessionRequest) -> tuple[Session, Stream]:
+        config = self._config
+        codec_in, codec_out = find_codec(request.audio_in.encoding), find_codec(request.audio_out.encoding)
+        assert codec_in is not None
+        assert codec_out is not None
+        decoder = codec_in.decoder(request.audio_in)
+        worker = self._pool.pick(request.voice, request.model)
+        hello = worker.hello
+        layout = BlockLayout.fit(
+            hello.block_ms, hello.delay_ms, hello.sample_rate_out, config.prefill_ms, decoder.lag_ms
+        )
+        voice = request.voice or hello.voices[0].name
+        spec = StreamSpec(request.session_id, voice, hello.model, layout, request.options)
+        budget_s = config.latency_budget_ms / 1000
+        stream = Stream(spec, budget_s=budget_s, counters=self._context.counters, clock=self._now)
+        session = Session(
+            stream,
+            decoder,
+            codec_out.encoder(request.audio_out, layout.rate_out),
+            self._context.codec_threads,
+            max_waiting=config.max_waiting_blocks,
+            observers=self._context.observers,
+        )
+        self._pool.adopt(stream, worker)
+        return session, stream
+
+    async def _await_opened(self, stream: Stream) -> None:
+        timeout_s = self._config.processing_timeout_s
+        await _any(stream.opened, stream.failure, timeout_s=timeout_s)
+        if stream.failure.done():
+            raise stream.failure.result()
+        if not stream.opened.done():
+            raise SessionError("TIMEOUT", f"the worker did not open the session within {timeout_s:g} s")
+
+    # --- sound both ways ------------------------------------------------------------------------------------
+
+    async def _carry(self, session: Session, stream: Stream) -> bool:
+        """Until all sound is answered; True if the gateway's end cut the input short."""
+        limit_s = self._config.max_session_s
+        reader = asyncio.create_task(self._read(session))
+        writer = asyncio.create_task(session.write(self._say))
+        failure = stream.failure
+        try:
+            async with asyncio.timeout(limit_s):
+                await _any(reader, writer, failure)
+                if not reader.done() and writer.done():
+                    writer.result()  # raises: before the input's end it cannot end well
+                if failure.done():
+                    raise failure.result()
+                ended = reader.result()
+                await session.finish()
+                await _any(writer, failure)
+                if not writer.done():
+                    raise failure.result()
+                writer.result()
+                return not ended
+        except TimeoutError:
+            raise SessionError("TIMEOUT", f"the session is longer than {limit_s:g} s") from None
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, session: Session) -> bool:
+        """The caller's messages; True at their end, False where the gateway's end came first."""
+        config, draining = self._config, self._context.draining
+        watch = SilenceWatch(idle_s=config.idle_timeout_s, hold_s=config.hold_ms / 1000, on_pause=session.pause)
+        interrupt = asyncio.create_task(watch.interrupt_at(draining))
+        try:
+            while not draining.is_set():
+                watch.listen()
+                heard = await self.caller.hear()
+                await watch.heard(sound=isinstance(heard, bytes) and len(heard) > 0)
+                if await self._take(heard, session):
+                    return True
+            return False
+        except asyncio.CancelledError:
+            if watch.error is not None:
+                raise watch.error from None
+            if watch.idle:
+                raise SessionError("TIMEOUT", f"no message within {config.idle_timeout_s:g} s") from None
+            if watch.interrupted:
+                return False
+            raise
+        finally:
+            interrupt.cancel()
+            await watch.stop()
+
+    async def _take(self, heard: Heard, session: Session) -> bool:
+        """Whether that was the end."""
+        match heard:
+            case bytes():
+                if heard:
+                    await session.feed(heard)
+            case Lost():
+                for _ in range(heard.count):
+                    await session.feed(None)
+            case Cue.END:
+                return True
+            case Cue.PING | Cue.ALIVE:
+                pass
+            case Cue.UNKNOWN:
+                session.ignored += 1
+            case _:
+                assert_never(heard)
+        return False
+
+    async def _say(self, payload: bytes) -> None:
+        timeout_s = self._config.send_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.caller.say(payload)
+        except TimeoutError:
+            raise SessionError("TIMEOUT", f"the caller read nothing for {timeout_s:g} s") from None
+
+
+async def _any(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+    """Wait until one is done, or the time is over; cancels none."""
+    await asyncio.wait(list(futures), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

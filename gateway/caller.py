@@ -1,0 +1,63 @@
+"""What a call needs of whoever calls, over whatever transport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from gateway.errors import SessionError
+from gateway.request import SessionRequest
+
+
+class Cue(Enum):
+    """What may be heard besides sound."""
+
+    END = auto()  # no more sound will come
+    PING = auto()  # wants an answer
+    ALIVE = auto()  # means nothing, but somebody is there
+    UNKNOWN = auto()  # neither control nor sound
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """So many packets did not arrive."""
+
+    count: int
+
+
+Heard = bytes | Lost | Cue
+
+
+class Caller(Protocol):
+    """One caller. Every method may raise `CallerGone` or `ConnectionError` when nobody is there any more."""
+
+    transport: str  # and protocol, for the log
+
+    async def introduce(self) -> SessionRequest:
+        """What the caller asks for. Raises `SessionError`."""
+        ...
+
+    async def ready(self, details: dict[str, int]) -> None:
+        """The session is open; `details` say how the answer lies in time."""
+        ...
+
+    async def hear(self) -> Heard:
+        """The next payload or cue. Raises `SessionError` for what cannot be understood."""
+        ...
+
+    async def say(self, payload: bytes) -> None:
+        """One message of the answer; waits while the caller does not read."""
+        ...
+
+    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
+        """The answer is whole. `going_away`: the gateway stops."""
+        ...
+
+    async def refuse(self, error: SessionError) -> None:
+        """The call ends with `error`; said once, then hung up."""
+        ...
+
+    async def is_alive(self) -> bool:
+        """Whether the caller answers within moments."""
+        ...

@@ -1,0 +1,133 @@
+"""The standard protocol: JSON objects with a `type`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.audio.codec import AudioFormat
+from gateway.audio.pcm import PCM
+from gateway.caller import Cue, Heard, Lost
+from gateway.errors import SessionError
+from gateway.protocols.reading import (
+    ApiKey,
+    BitDepth,
+    Encoding,
+    Message,
+    Name,
+    Number,
+    Rate,
+    SessionId,
+    Whole,
+    check_formats,
+    new_id,
+    read_message,
+    read_object,
+)
+from gateway.request import SessionRequest
+
+MAX_LOST = 500  # packets that one message may report
+
+
+class _Options(BaseModel):
+    """What a session may ask of the model; each worker has its own limits within these."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    steps: Annotated[int, Number, Field(ge=1, le=100)] | None = None
+    guidance: Annotated[float, Number, Field(ge=0, le=10)] | None = None
+    f0_shift: Annotated[float, Number, Field(ge=-24, le=24)] | None = None
+    intelligibility: Annotated[float, Number, Field(ge=0, le=10)] | None = None
+    similarity: Annotated[float, Number, Field(ge=0, le=10)] | None = None
+
+
+class _Config(Message):
+    """The first message."""
+
+    type: Literal["config"]
+    session_id: SessionId = ""
+    api_key: ApiKey = ""
+    sample_rate: Rate = 16_000
+    sample_rate_out: Rate = 16_000
+    bit_depth: BitDepth = 16
+    channels: Annotated[Whole, Field(ge=1, le=2)] = 1
+    encoding: Encoding = PCM
+    encoding_out: Encoding = PCM
+    opus_frame_duration: Annotated[float, Number] = 20
+    voice: Name | None = None
+    model: Name | None = None
+    options: _Options | None = None
+
+
+class StandardProtocol:
+    """A caller who speaks it."""
+
+    name = "standard"
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        """`content` of the first message. Raises `SessionError` INVALID_CONFIG naming the fields."""
+        self.request = _request(read_message(_Config, content, encodings=("encoding", "encoding_out")))
+
+    def read(self, text: str) -> Heard:
+        content = read_object(text)
+        match content.get("type"):
+            case "end":
+                return Cue.END
+            case "ping":
+                return Cue.PING
+            case "lost":
+                return _lost(content.get("count", 1))
+            case _:
+                return Cue.UNKNOWN
+
+    def pong(self) -> str:
+        return json.dumps({"type": "pong"})
+
+    def ready(self, details: dict[str, int]) -> str | None:
+        session_id = self.request.session_id
+        return json.dumps({"type": "ready", "session_id": session_id, "message": "send audio", **details})
+
+    def complete(self, stats: dict[str, Any]) -> str:
+        return json.dumps({"type": "complete", "session_id": self.request.session_id, "stats": stats})
+
+    def error(self, error: SessionError) -> str:
+        return standard_error(error, self.request.session_id)
+
+
+def standard_error(error: SessionError, session_id: str | None = None) -> str:
+    """The protocol's error message."""
+    content: dict[str, Any] = {"type": "error", "error_code": error.code, "message": error.message}
+    if session_id is not None:
+        content["session_id"] = session_id
+    if error.details:
+        content["details"] = error.details
+    return json.dumps(content)
+
+
+def _lost(count: Any) -> Lost:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_LOST:
+        text = f"count: of lost packets must be within 1 and {MAX_LOST}, got {count!r}"
+        raise SessionError("INVALID_AUDIO", text[:200], {"fields": ["count"]})
+    return Lost(count)
+
+
+def _request(config: _Config) -> SessionRequest:
+    frame_ms = float(config.opus_frame_duration)
+    audio_in, audio_out = check_formats(
+        config.encoding,
+        AudioFormat(config.encoding.name, config.sample_rate, config.channels, config.bit_depth, frame_ms),
+        config.encoding_out,
+        AudioFormat(config.encoding_out.name, config.sample_rate_out, frame_ms=frame_ms),
+    )
+    options = config.options.model_dump(exclude_none=True) if config.options else {}
+    return SessionRequest(
+        session_id=config.session_id or new_id(),
+        api_key=config.api_key,
+        audio_in=audio_in,
+        audio_out=audio_out,
+        voice=config.voice,
+        model=config.model,
+        options={name: float(value) for name, value in options.items()},
+    )

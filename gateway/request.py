@@ -1,0 +1,20 @@
+"""What a caller asks for, whatever the transport and the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.audio.codec import AudioFormat
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A checked request for a session."""
+
+    session_id: str
+    api_key: str | None = field(repr=False)  # never logged; None: the protocol carries none
+    audio_in: AudioFormat = field(default_factory=AudioFormat)
+    audio_out: AudioFormat = field(default_factory=AudioFormat)
+    voice: str | None = None  # None: the model's default
+    model: str | None = None  # None: the configured default
+    options: dict[str, float] = field(default_factory=dict)  # the worker knows their limits

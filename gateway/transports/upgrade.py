@@ -1,0 +1,85 @@
+"""WebSocket upgrades: who is let in becomes a call, who is not is told why.
+
+A refused upgrade cannot be read by a browser, so it is accepted, the reason is said in the caller's own protocol, and
+the connection closed. That costs more than an HTTP error: refusals beyond a rate are answered with 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.calls import Calls
+from gateway.errors import CallerGone, SessionError
+from gateway.transports.websocket import WebSocketCaller
+from shared.config import GatewayConfig
+
+RETRY_AFTER_S = 5
+_FIRST_MESSAGE_S = 2.0  # that a refused caller has, to show which protocol it speaks
+
+
+class Allowance:
+    """So many a second, on average and at once."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
+        self._per_s, self._clock = per_s, clock
+        self._left = per_s
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Whether one more is within the rate."""
+        now = self._clock()
+        self._left = min(self._per_s, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class WebSocketUpgrades:
+    """The handler of the routes that serve sessions."""
+
+    def __init__(self, config: GatewayConfig, calls: Calls) -> None:
+        self._config, self._calls = config, calls
+        self._refusals = Allowance(config.refusals_per_s, asyncio.get_running_loop().time)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """One upgrade, to the end of its call."""
+        try:
+            reservation = self._calls.admit()
+        except SessionError as error:
+            return await self._turn_away(request, _with_retry(error))
+        try:
+            caller = self._caller()
+            socket = await caller.accept(request)
+            await self._calls.serve(caller, reservation)
+            return socket
+        finally:
+            reservation.release()
+
+    def _caller(self) -> WebSocketCaller:
+        return WebSocketCaller(
+            max_message_bytes=self._config.max_message_bytes, allow_simple=self._config.allows_simple
+        )
+
+    async def _turn_away(self, request: web.Request, error: SessionError) -> web.StreamResponse:
+        if not self._refusals.take():
+            body = {"error_code": error.code, "message": error.message, "details": error.details}
+            return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+        caller = self._caller()
+        socket = await caller.accept(request)
+        with contextlib.suppress(SessionError, CallerGone, ConnectionError, TimeoutError):
+            async with asyncio.timeout(_FIRST_MESSAGE_S):
+                await caller.introduce()
+        with contextlib.suppress(CallerGone, ConnectionError):
+            await caller.refuse(error)
+        return socket
+
+
+def _with_retry(error: SessionError) -> SessionError:
+    details = {**(error.details or {}), "retry_after_s": RETRY_AFTER_S}
+    return SessionError(error.code, error.message, details, error.close_code)

@@ -1,0 +1,233 @@
+"""Callers over WebSocket: one text message configures, text is control from then on, binary is sound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiohttp import WebSocketError, WSMessage, WSMsgType, web
+
+from gateway.caller import Cue, Heard
+from gateway.errors import CallerGone, SessionError
+from gateway.protocols.contract import ClientProtocol
+from gateway.protocols.first import error_writer, parse_first
+from gateway.protocols.standard import standard_error
+from gateway.request import SessionRequest
+
+PING_INTERVAL_S = 15.0  # notices a caller whose network is gone
+CLOSE_TIMEOUT_S = 2.0  # for the caller's side of the closing handshake
+_QUIET_S = 0.2  # without data: the caller has heard that nobody listens
+ALIVE_TIMEOUT_S = 2.0  # for any sign of life, when somebody asks
+_LONGEST_CONTROL_BYTES = 256  # of a control message that is sent as binary by mistake
+_GOING_AWAY = 1001
+_MESSAGE_TOO_BIG = 1009
+_FAULTS = (1002, 1007, _MESSAGE_TOO_BIG)
+
+
+class _Socket(web.WebSocketResponse):
+    """A WebSocket that leaves it to its owner to answer a message that cannot be accepted."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.reading = False
+        self.data_came = asyncio.Event()
+
+    def _on_data_received(self) -> None:
+        self.data_came.set()
+        super()._on_data_received()
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Whether what came is not read, because it came faster than it is worked on."""
+        return self._req is not None and self._req.protocol._reading_paused
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        """As the base class, which calls this itself while it reads such a message."""
+        if self.reading and code in _FAULTS:
+            return True
+        return await super().close(code=code, message=message, drain=drain)
+
+    async def next(self) -> WSMessage:
+        self.reading = True
+        try:
+            return await self.receive()
+        finally:
+            self.reading = False
+
+    def cut(self) -> None:
+        """No more words."""
+        if self._req is not None and self._req.transport is not None:
+            self._req.transport.abort()
+
+    async def break_off(self, code: int, reason: bytes) -> None:
+        """Close frame at once; then let the rest of a broken message run in: a reset would overtake what was said."""
+        if self._writer is None or self._req is None or self._req.transport is None:
+            return
+        await self._writer.close(code, reason)
+        transport = self._req.transport
+        remains = _Remains(self._req.protocol)
+        transport.set_protocol(remains)
+        transport.resume_reading()
+        while not transport.is_closing() and remains.came.is_set():
+            remains.came.clear()
+            await asyncio.sleep(_QUIET_S)
+
+
+class _Remains(asyncio.Protocol):
+    """Takes what a connection still brings, for nobody."""
+
+    def __init__(self, former: asyncio.BaseProtocol) -> None:
+        self.came = asyncio.Event()
+        self.came.set()
+        self._former = former
+
+    def data_received(self, data: bytes) -> None:
+        self.came.set()
+
+    def pause_writing(self) -> None:
+        self._former.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._former.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._former.connection_lost(exc)
+
+
+class WebSocketCaller:
+    """A `Caller` over one WebSocket."""
+
+    transport = "WebSocket"
+
+    def __init__(self, *, max_message_bytes: int, allow_simple: bool) -> None:
+        # aiohttp refuses what is as long as its limit; ours may be reached
+        self._socket = _Socket(
+            max_msg_size=max_message_bytes + 1,
+            heartbeat=PING_INTERVAL_S,
+            autoping=False,
+            compress=False,
+            timeout=CLOSE_TIMEOUT_S,
+        )
+        self._max_message_bytes = max_message_bytes
+        self._allow_simple = allow_simple
+        self._explain: Callable[[SessionError], str] = standard_error
+        self._protocol: ClientProtocol | None = None
+        self._broken = False  # a message could not be accepted: nothing more can be read
+        self._now = asyncio.get_running_loop().time
+        self._frame_at = self._now()  # of the latest frame
+        self._silent_s = 0.0  # before it
+
+    async def accept(self, request: web.Request) -> web.WebSocketResponse:
+        """The upgrade."""
+        await self._socket.prepare(request)
+        return self._socket
+
+    async def introduce(self) -> SessionRequest:
+        while (message := await self._next()).type in (WSMsgType.PING, WSMsgType.PONG):
+            await self._beat(message)
+        if message.type == WSMsgType.BINARY:
+            raise SessionError("INVALID_CONFIG", "the first message must be text: a JSON object, not audio")
+        self._explain = error_writer(message.data)
+        self._protocol = parse_first(message.data, allow_simple=self._allow_simple)
+        self._explain = self._protocol.error
+        self.transport = f"WebSocket, {self._protocol.name} protocol"
+        return self._protocol.request
+
+    async def ready(self, details: dict[str, int]) -> None:
+        assert self._protocol is not None
+        if (text := self._protocol.ready(details)) is not None:
+            await self._socket.send_str(text)
+
+    async def hear(self) -> Heard:
+        assert self._protocol is not None
+        while True:
+            message = await self._next()
+            if message.type == WSMsgType.BINARY:
+                sound: bytes = message.data
+                is_text = sound.startswith(b"{") and len(sound) <= _LONGEST_CONTROL_BYTES
+                return Cue.END if is_text and self._is_end(sound) else sound
+            if message.type == WSMsgType.TEXT:
+                heard = self._protocol.read(message.data)
+                if heard is Cue.PING:
+                    await self._socket.send_str(self._protocol.pong())
+                return heard
+            if (cue := await self._beat(message)) is not None:
+                return cue
+
+    async def say(self, payload: bytes) -> None:
+        await self._socket.send_bytes(payload)
+
+    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
+        assert self._protocol is not None
+        await self._end(self._protocol.complete(stats), _GOING_AWAY if going_away else 1000, b"")
+
+    async def refuse(self, error: SessionError) -> None:
+        await self._end(self._explain(error), error.close_code, error.code.encode())
+
+    async def is_alive(self) -> bool:
+        if self._socket.closed or self._socket.is_backed_up:
+            return not self._socket.closed
+        self._socket.data_came.clear()
+        with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+            async with asyncio.timeout(ALIVE_TIMEOUT_S):
+                await self._socket.ping()
+                await self._socket.data_came.wait()
+                return True
+        return False
+
+    # --- within ---------------------------------------------------------------------------------------------
+
+    async def _next(self) -> WSMessage:
+        """A text, binary, ping or pong message. Raises `CallerGone`, or `SessionError` for what cannot be accepted."""
+        message = await self._socket.next()
+        if message.type == WSMsgType.ERROR and isinstance(message.data, WebSocketError):
+            self._broken = True
+            code = int(message.data.code)
+            reason = f"a message exceeds {self._max_message_bytes} bytes" if code == _MESSAGE_TOO_BIG else (
+                f"malformed message: {message.data}"
+            )  # fmt: skip
+            raise SessionError("INVALID_AUDIO", reason[:200], close_code=code)
+        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+            self._silent_s, self._frame_at = self._now() - self._frame_at, self._now()
+            return message
+        raise CallerGone
+
+    async def _beat(self, message: WSMessage) -> Cue | None:
+        """What a ping or pong means: nothing at all if it only answers our own ping, which we sent for want of any
+        other frame."""
+        if message.type == WSMsgType.PING:
+            await self._socket.pong(message.data)
+        elif not message.data and self._silent_s >= PING_INTERVAL_S - 1:
+            return None
+        return Cue.ALIVE
+
+    def _is_end(self, sound: bytes) -> bool:
+        assert self._protocol is not None
+        try:
+            return self._protocol.read(sound.decode()) is Cue.END
+        except (UnicodeDecodeError, SessionError):
+            return False
+
+    async def _end(self, last_word: str, code: int, reason: bytes) -> None:
+        """A caller who cannot take it is not waited for: then the connection is cut."""
+        if self._socket.closed:
+            return
+        said = await _within(self._socket.send_str(last_word), CLOSE_TIMEOUT_S)
+        if said and self._broken:
+            await _within(self._socket.break_off(code, reason), CLOSE_TIMEOUT_S)
+        closed = said and await _within(self._socket.close(code=code, message=reason), 2 * CLOSE_TIMEOUT_S)
+        if not closed:
+            self._socket.cut()
+
+
+async def _within(work: Coroutine[Any, Any, object], timeout_s: float) -> bool:
+    """Whether `work` came to a good end in time. It has its own task: aiohttp may cancel whoever waits for a caller."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=timeout_s)
+    finally:
+        if not task.done():
+            task.cancel()
+    return task.done() and not task.cancelled() and task.exception() is None

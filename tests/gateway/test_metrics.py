@@ -1,0 +1,102 @@
+"""Whatever is measured is seen: every figure that is defined is set by real sessions."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import opuslib
+import pytest
+from loguru import logger
+
+from shared.messages import Heartbeat
+
+from .conftest import BLOCK_MS, KEY, Service, hear
+from .test_sessions import noise, say
+
+
+async def live_through_everything(service: Service) -> None:
+    """A session that is converted, one that pauses and is moved, one that is concealed, one that is refused."""
+    first = await service.worker(worker_id="a", answer=lambda worker, chunk: chunk.session != "slow")
+    socket = await service.call(session_id="good", encoding="OPUS")
+    encoder = opuslib.Encoder(16_000, 1, opuslib.APPLICATION_VOIP)
+    for frame in noise(500).reshape(-1, 320):
+        await socket.send_bytes(encoder.encode(frame.tobytes(), 320))
+    await socket.send_json({"type": "lost", "count": 3})
+    await socket.send_str("what?")
+    await asyncio.sleep(0.3)  # longer than hold_ms
+    await socket.send_json({"type": "end"})
+    _, control, _ = await hear(socket)
+    stats = control[-1]["stats"]
+    assert (stats["lost_packets"], stats["ignored_messages"]) == (3, 1)
+    assert stats["padded_ms"] > 0
+    slow = await service.call(session_id="slow")
+    await say(slow, noise(300))
+    await service.until(lambda: service.counter("fastvc_blocks_concealed_total", where="gateway") > 0)
+    second = await service.worker(worker_id="b")
+    await first.send(b"nonsense")
+    await first.die()
+    await service.until(lambda: len(second.opens) == 1)
+    await second.send(Heartbeat(1, 8, 5.0, 4, 2, 1))
+    await service.until(lambda: service.counter("fastvc_worker_chunks_refused", worker="b") == 2)
+    for chunk in second.chunks[:1]:
+        await second.respond(chunk, noise(BLOCK_MS))
+    await slow.send_json({"type": "end"})
+    await hear(slow)
+    service.gateway.calls._draining.set()
+    refused = await service.http.ws_connect(service.url + "/ws")
+    await refused.send_json({"type": "config", "api_key": KEY})
+    await hear(refused)
+
+
+@pytest.mark.parametrize("settings", [{"latency_budget_ms": 300, "hold_ms": 100}])
+async def test_every_metric_that_is_defined_is_set_by_some_session(service: Service) -> None:
+    """Gauges of what is there now may be 0 at the end; then they must have been set in between."""
+    await live_through_everything(service)
+    async with service.http.get(service.url + "/metrics") as response:
+        text = await response.text()
+    unset = []
+    for family in service.gateway.metrics.registry.collect():
+        samples = [s for s in family.samples if not s.name.endswith(("_created", "_bucket", "_sum"))]
+        assert family.name in text
+        if not any(sample.value for sample in samples) and family.name not in ("fastvc_sessions",):
+            unset.append(family.name)
+    assert unset == []
+
+
+async def test_open_sessions_are_counted_while_they_last(service: Service) -> None:
+    await service.worker()
+    socket = await service.call()
+    assert service.counter("fastvc_sessions") == 1
+    await socket.close()
+    await service.until(lambda: service.counter("fastvc_sessions") == 0)
+
+
+async def test_figures_of_a_worker_go_with_it(service: Service) -> None:
+    worker = await service.worker(worker_id="a")
+    await worker.send(Heartbeat(3, 8, 12.0, 4, 0, 0))
+    await service.until(lambda: service.counter("fastvc_worker_steps", worker="a") == 4)
+    assert service.counter("fastvc_worker_queue_seconds", worker="a") == 0.012
+    await worker.die()
+    await service.until(lambda: service.counter("fastvc_workers") == 0)
+    assert service.gateway.metrics.registry.get_sample_value("fastvc_worker_steps", {"worker": "a"}) is None
+
+
+async def test_a_caller_who_hangs_up_leaves_the_same_statistics(service: Service) -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
+    await service.worker()
+    for ends in (True, False):
+        socket: aiohttp.ClientWebSocketResponse = await service.call()
+        await say(socket, noise(300))
+        await socket.receive(timeout=5)
+        if ends:
+            await socket.send_json({"type": "end"})
+            await hear(socket)
+        await socket.close()
+    await service.until(lambda: any(line.startswith("gone: {") for line in lines))
+    logger.remove(sink)
+    complete = next(line for line in lines if line.startswith("complete: {"))
+    gone = next(line for line in lines if line.startswith("gone: {"))
+    assert "'total_processed_ms': 300.0" in complete
+    assert "'total_processed_ms': 300.0" in gone
