@@ -17,7 +17,7 @@ import numpy as np
 
 from gateway.audio.resample import Pcm
 from gateway.blocks import BlockLayout
-from gateway.errors import SessionError
+from gateway.errors import SessionError, refused_by_worker
 from shared.log import for_session
 from shared.messages import CREDIT, LINK_RATE, Audio, Chunk, ChunkStats, Close, Failed, FromGateway, Open
 
@@ -165,7 +165,7 @@ class Stream:
             self.opened.set_result(None)
 
     def on_failed(self, failed: Failed) -> None:
-        self._fail(SessionError(failed.code, failed.message))
+        self._fail(refused_by_worker(failed.code, failed.message))
 
     def on_audio(self, audio: Audio) -> None:
         """An answer of this epoch."""
