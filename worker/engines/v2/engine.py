@@ -178,20 +178,25 @@ class V2Engine:
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
         steps = min(batch.steps, self.max_steps)
-        at, state = batch.rows, self.state
-        known = {field.name: getattr(state, field.name)[at] for field in fields(State)}
-        rows = Rows(**known | {"steps": known["steps"].clamp(max=steps)}, window=batch.window, position=batch.position)
+        rows = self.rows_of(batch, steps)
         clock = Laps(self.pipeline.device)
         made = None if self._graphs is None else self._graphs.replay(rows, steps)
         if made is not None:
             clock.lap("graph")
         else:
             # Whether rows differ is known on the host, and rows that do not are spared what it costs.
-            plain = all(self._plain[slot] for slot in at.tolist())
+            plain = all(self._plain[slot] for slot in batch.rows.tolist())
             made = self.call(rows, steps, mixed=not plain, clock=clock)
+        at, state = batch.rows, self.state
         wave, state.codes[at], state.squares[at], state.heard[at], state.sums[at], state.regulated[at] = made
         state.upto[at] = batch.position
         return wave, clock.times()
+
+    def rows_of(self, batch: Batch, steps: int) -> Rows:
+        """What a call for ``batch`` reads."""
+        known = {field.name: getattr(self.state, field.name)[batch.rows] for field in fields(State)}
+        known["steps"] = known["steps"].clamp(max=steps)
+        return Rows(**known, window=batch.window, position=batch.position)
 
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, ...]:
         return self.call(rows, steps, mixed=True)
