@@ -56,6 +56,10 @@ class _Socket(web.WebSocketResponse):
         finally:
             self.reading = False
 
+    async def hang_up(self, code: int, reason: bytes) -> None:
+        """Close frame, and what the caller has to say to it."""
+        await self.close(code=code, message=reason)
+
     def cut(self) -> None:
         """No more words."""
         if self._req is not None and self._req.transport is not None:
@@ -73,6 +77,8 @@ class _Socket(web.WebSocketResponse):
         while not transport.is_closing() and remains.came.is_set():
             remains.came.clear()
             await asyncio.sleep(_QUIET_S)
+        self._set_closed()
+        transport.close()
 
 
 class _Remains(asyncio.Protocol):
@@ -215,10 +221,8 @@ class WebSocketCaller:
         if self._socket.closed:
             return
         said = await _within(self._socket.send_str(last_word), CLOSE_TIMEOUT_S)
-        if said and self._broken:
-            await _within(self._socket.break_off(code, reason), CLOSE_TIMEOUT_S)
-        closed = said and await _within(self._socket.close(code=code, message=reason), 2 * CLOSE_TIMEOUT_S)
-        if not closed:
+        close = self._socket.break_off if self._broken else self._socket.hang_up
+        if not said or not await _within(close(code, reason), 2 * CLOSE_TIMEOUT_S):
             self._socket.cut()
 
 
