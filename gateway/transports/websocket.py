@@ -23,6 +23,7 @@ ALIVE_TIMEOUT_S = 2.0  # for any sign of life, when somebody asks
 _LONGEST_CONTROL_BYTES = 256  # of a control message that is sent as binary by mistake
 _GOING_AWAY = 1001
 _MESSAGE_TOO_BIG = 1009
+_MESSAGES = frozenset((WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG))
 _FAULTS = (1002, 1007, _MESSAGE_TOO_BIG)
 
 
@@ -48,13 +49,6 @@ class _Socket(web.WebSocketResponse):
         if self.reading and code in _FAULTS:
             return True
         return await super().close(code=code, message=message, drain=drain)
-
-    async def next(self) -> WSMessage:
-        self.reading = True
-        try:
-            return await self.receive()
-        finally:
-            self.reading = False
 
     async def hang_up(self, code: int, reason: bytes) -> None:
         """Close frame, and what the caller has to say to it."""
@@ -187,7 +181,16 @@ class WebSocketCaller:
 
     async def _next(self) -> WSMessage:
         """A text, binary, ping or pong message. Raises `CallerGone`, or `SessionError` for what cannot be accepted."""
-        message = await self._socket.next()
+        socket = self._socket
+        socket.reading = True
+        try:
+            message = await socket.receive()
+        finally:
+            socket.reading = False
+        if message.type in _MESSAGES:
+            now = self._now()
+            self._silent_s, self._frame_at = now - self._frame_at, now
+            return message
         if message.type == WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             self._broken = True
             code = int(message.data.code)
@@ -195,9 +198,6 @@ class WebSocketCaller:
                 f"malformed message: {message.data}"
             )  # fmt: skip
             raise SessionError("INVALID_AUDIO", reason[:200], close_code=code)
-        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
-            self._silent_s, self._frame_at = self._now() - self._frame_at, self._now()
-            return message
         raise CallerGone
 
     async def _beat(self, message: WSMessage) -> Cue | None:
