@@ -22,7 +22,7 @@ from torch import Tensor
 from tools.parity.fixture import synthetic_entries
 from worker.engines.diffusion.offline import Recording
 from worker.engines.v2.hearing import Heard, hear
-from worker.geometry import INPUT_RATE, UNIT_SAMPLES, Geometry
+from worker.geometry import INPUT_RATE, UNIT_MS, UNIT_SAMPLES, Geometry
 from worker.models.seedvc2.astral import ASTRAL_WIDE, Astral
 from worker.models.seedvc2.hubert import HUBERT, Hubert
 from worker.models.weights import hub
@@ -70,10 +70,11 @@ def main(
     geometry = Geometry.from_ms(block_ms=block_ms, left_ms=left_ms, right_ms=right_ms)
     result = measure(networks[0], networks[1], torch.from_numpy(wave), geometry)  # type: ignore[arg-type]
     click.echo(
-        f"{len(wave) / INPUT_RATE:.1f} s, window {geometry.window_units * 20} ms, right {right_ms} ms: "
-        f"{result.equal:.1%} of {result.settled} settled codes equal the whole's; "
-        f"{result.equal_by_quantiser:.1%} given its features; unsettled, {result.unsettled_change:.1%} would change from window to window"
+        f"{len(wave) / INPUT_RATE:.1f} s in windows of {geometry.window_units * UNIT_MS} ms, right {right_ms} ms"
     )
+    click.echo(f"  {result.equal:.1%} of {result.settled} settled codes equal those of the whole")
+    click.echo(f"  {result.equal_by_quantiser:.1%} given its features")
+    click.echo(f"  {result.unsettled_change:.1%} would change from window to window if none were settled")
     if json_path is not None:
         json_path.write_text(json.dumps(asdict(result)) + "\n")
 
