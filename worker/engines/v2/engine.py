@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from shared.config import WorkerConfig, resolve
+from shared.settings import WorkerConfig
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.engines.diffusion.engine import VOCODER_MARGIN_FRAMES, dit_left_units, no_lap
 from worker.engines.diffusion.graphs import GraphCache
@@ -30,7 +30,7 @@ from worker.models.seedvc2.model import SeedVc2
 from worker.models.seedvc2.regulator import STAGES, Moments
 from worker.precision import PRECISIONS
 from worker.timings import Laps, Stopwatch
-from worker.voices import Voice, list_voices
+from worker.voices import Voice, offered_voices
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ def make(config: WorkerConfig, device: str) -> V2Engine:
     )
     return V2Engine(
         pipeline,
-        list_voices(resolve(config.voices_dir)),
+        offered_voices(config.voices_dir),
         config.max_sessions,
         geometry=Geometry.of(config, pipeline.mel_config.rate),
         dit_left_units=dit_left_units(config),
