@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from gateway.audio.resample import Pcm
 from gateway.stream import Answer
 
 
-class PayloadReceived(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PayloadReceived:
     """A message of sound came; `payload` is None for one that was lost on the way."""
 
     at: float  # loop time, as all times here
@@ -16,7 +18,8 @@ class PayloadReceived(NamedTuple):
     audio_ms: float
 
 
-class BlockSubmitted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockSubmitted:
     """A block went on its way to a worker: int16 at the link's rate."""
 
     at: float
@@ -24,7 +27,8 @@ class BlockSubmitted(NamedTuple):
     samples: Pcm
 
 
-class AnswerSent(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerSent:
     """A block was answered to the caller."""
 
     at: float
@@ -38,7 +42,8 @@ class AnswerSent(NamedTuple):
         return max(0.0, (self.at - self.answer.complete_at) * 1000)
 
 
-class SessionEnded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
     """The last event. `outcome` is "complete", "gone", "cut off" or an error code."""
 
     at: float

@@ -128,10 +128,7 @@ class Audio:
 @_closed
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A session, or one of its chunks, could not be served; the session is closed at the worker.
-
-    The message of INVALID_CONFIG begins with the name of the field.
-    """
+    """A session, or one of its chunks, could not be served; the session is closed at the worker."""
 
     session: SessionId
     epoch: Count
