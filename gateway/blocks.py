@@ -65,9 +65,10 @@ class Blocker:
         """Of sound until the next block is complete."""
         return (self._layout.block_samples - self._held) / LINK_RATE * 1000
 
-    def push(self, samples: Pcm) -> list[Pcm]:
-        """The blocks that are complete now."""
+    def push(self, samples: Pcm, silence_ms: int = 0) -> list[Pcm]:
+        """The blocks that are complete now. `silence_ms` of the samples were put in by a decoder."""
         self.samples += len(samples)
+        self.padded += silence_ms * LINK_RATE // 1000
         self._heard = self._heard or len(samples) > 0
         return self._cut(samples)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 ErrorCode = Literal[
@@ -44,6 +45,15 @@ class SessionError(Exception):
 def bad_field(name: str, reason: str) -> SessionError:
     """INVALID_CONFIG for one field, which the message and `details.fields` name."""
     return SessionError("INVALID_CONFIG", f"{name}: {reason}", {"fields": [name]})
+
+
+_FIELD = re.compile(r"(options\.\w+|voice|model)\b")
+
+
+def refused_by_worker(code: ErrorCode, message: str) -> SessionError:
+    """A worker's refusal, whose message begins with the name of the field if there is one."""
+    field = _FIELD.match(message) if code == "INVALID_CONFIG" else None
+    return SessionError(code, message, {"fields": [field[0]]} if field else None)
 
 
 class CallerGone(Exception):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.audio.resample import Pcm
 from gateway.stream import Answer
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadReceived:
+class PayloadReceived(NamedTuple):
     """A message of sound came; `payload` is None for one that was lost on the way."""
 
     at: float  # loop time, as all times here
@@ -18,8 +16,7 @@ class PayloadReceived:
     audio_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSubmitted:
+class BlockSubmitted(NamedTuple):
     """A block went on its way to a worker: int16 at the link's rate."""
 
     at: float
@@ -27,8 +24,7 @@ class BlockSubmitted:
     samples: Pcm
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSent:
+class AnswerSent(NamedTuple):
     """A block was answered to the caller."""
 
     at: float
@@ -42,8 +38,7 @@ class AnswerSent:
         return max(0.0, (self.at - self.answer.complete_at) * 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEnded:
+class SessionEnded(NamedTuple):
     """The last event. `outcome` is "complete", "gone", "cut off" or an error code."""
 
     at: float

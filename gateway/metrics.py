@@ -26,12 +26,9 @@ class Metrics:
         self.refused = Counter(
             "fastvc_sessions_refused", "Callers turned away before a session", ["reason"], registry=registry
         )
-        self.denied = Counter(
-            "fastvc_credentials_refused", "Credentials that were not believed, or not looked at", ["reason"],
-            registry=registry,
-        )  # fmt: skip
         self.reopened = Counter("fastvc_sessions_reopened", "Sessions moved to another worker", registry=registry)
         self.input = Counter("fastvc_input_seconds", "Sound that callers sent", registry=registry)
+        self._input_ms = 0.0  # not yet counted
         self.padded = Counter(
             "fastvc_padding_seconds", "Silence put behind the last word of callers who paused", registry=registry
         )
@@ -111,7 +108,7 @@ class Metrics:
     # --- an observer of sessions ----------------------------------------------------------------------------
 
     def on_payload(self, event: PayloadReceived) -> None:
-        self.input.inc(event.audio_ms / 1000)
+        self._input_ms += event.audio_ms  # fifty times a second and session: counted when somebody asks
 
     def on_block(self, event: BlockSubmitted) -> None:
         self.submitted.inc()
@@ -140,4 +137,6 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition."""
+        self.input.inc(self._input_ms / 1000)
+        self._input_ms = 0.0
         return generate_latest(self.registry)

@@ -75,7 +75,7 @@ class Session:
     async def pause(self) -> None:
         """Nothing has come for a while: what is held goes on its way now, with silence behind it."""
         samples = await self._offload(self._decoder.drain, self._decoder.is_slow)
-        blocks = self._blocker.push(samples)
+        blocks = self._blocker.push(samples, silence_ms=self._decoder.lag_ms)
         await self._submit(blocks + self._blocker.pad())
 
     async def finish(self) -> None:

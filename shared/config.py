@@ -44,7 +44,8 @@ __all__ = [
     "check_auth",
     "load",
     "profiles",
-    "resolve",
+    "read_yaml",
+    "validate",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]  # of the packages: what is bundled lies below it, installed or not
@@ -91,40 +92,43 @@ def load(
     path = file if file is not None else _profile_path(profile or environ.get(PROFILE_VARIABLE) or DEFAULT)
     merged = _Merged()
     for source in dict.fromkeys((BUNDLED / f"{DEFAULT}.yaml", path)):
-        merged.add(_read_yaml(source), str(source))
+        merged.add(read_yaml(source), str(source))
     for name, section, key, value in _variables(environ):
         merged.add({section: {key: value}}, name)
     for section, values in (options or {}).items():
         for key, value in values.items():
             merged.add({section: {key: value}}, f"--{key}")
+    return _validate(merged, str(path))
+
+
+def validate(content: Mapping[str, Any], origin: str) -> Config:
+    """The configuration that `content` of a file `origin` is on its own. Raises `ConfigError`."""
+    merged = _Merged()
+    merged.add(content, origin)
+    return _validate(merged, origin)
+
+
+def _validate(merged: _Merged, name: str) -> Config:
     try:
         return Config.model_validate(merged.content, strict=False)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, path, merged) for item in error.errors())) from None
-
-
-def resolve(path: Path) -> Path:
-    """A relative path of the configuration: below the working folder if it is there, else below the packages."""
-    return path if path.is_absolute() or path.exists() else ROOT / path
+        raise ConfigError("\n".join(_explain(item, name, merged) for item in error.errors())) from None
 
 
 def check_auth(config: Config) -> None:
     """Refuse to serve others without keys of one's own. Raises `ConfigError`.
 
-    ``auth.mode: none`` is the way to say that everybody may come in; leaving ``auth`` out is not.
+    ``auth.required: false`` is the way to say that everybody may come in; leaving ``auth`` out is not.
     """
-    auth, gateway = config.auth, config.gateway
-    own = [key for key in auth.api_keys if key != DEMO_KEY or gateway.is_private]
-    if auth.is_open or auth.takes_tokens or own or auth.keys_file.is_file():
-        return
-    keys = f"`fast-vc keys api NAME`, or {ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
-    if auth.api_keys:
+    known_to_all = not config.auth.api_keys or DEMO_KEY in config.auth.api_keys
+    if config.auth.required and known_to_all and not config.gateway.is_private:
+        gateway = config.gateway
         where = f"published = {', '.join(gateway.published)}" if gateway.published else f"host = {gateway.host}"
         raise ConfigError(
-            f"auth.api_keys: gateway.{where} is reached by other machines, and everybody knows {DEMO_KEY}, which is "
-            f"of no use there: make keys of your own with {keys}"
+            f"auth.api_keys: gateway.{where} is reached by other machines, and "
+            f"everybody knows {DEMO_KEY}: name keys of your own, for example "
+            f"{ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
         )
-    raise ConfigError(f"auth.api_keys is empty, and there is no {auth.keys_file}: make a key with {keys}")
 
 
 def profiles() -> dict[str, Path]:
@@ -140,7 +144,8 @@ def _profile_path(profile: str) -> Path:
     return known[profile]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections that a file holds. Raises `ConfigError`."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,9 +180,9 @@ def _names(model: type[BaseModel]) -> str:
     return ", ".join(sorted(model.model_fields))
 
 
-def _explain(item: Any, path: Path, merged: _Merged) -> str:
+def _explain(item: Any, name: str, merged: _Merged) -> str:
     location = tuple(str(part) for part in item["loc"])
-    where = f"{merged.source(location) if location else path}: {'.'.join(location) or 'configuration'}"
+    where = f"{merged.source(location) if location else name}: {'.'.join(location) or 'configuration'}"
     if item["type"] == "extra_forbidden":
         allowed = sorted((Config if len(location) == 1 else section_model(location[0])).model_fields)
         close = difflib.get_close_matches(location[-1], allowed, n=1)

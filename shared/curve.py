@@ -64,15 +64,20 @@ def authenticator(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -
     """The allow-list of workers, started; None for a plain link. The caller stops it."""
     if config.secret_key_file is None:
         return None
-    if config.allowed_workers_dir is None:
-        raise LinkError("link.allowed_workers_dir: with CURVE keys, name the folder of the workers' public keys")
-    folder = config.allowed_workers_dir
-    if not folder.is_dir():
-        raise LinkError(f"link.allowed_workers_dir: {folder} is not a folder")
+    folder = check_allowed(config)
     guard = ThreadAuthenticator(context)
     guard.start()
     guard.configure_curve(domain="*", location=str(folder))
     return guard
+
+
+def check_allowed(config: LinkConfig) -> Path:
+    """The folder of the certificates that may join. Raises `LinkError` where a gateway with keys has none."""
+    if config.allowed_workers_dir is None:
+        raise LinkError("link.allowed_workers_dir: with CURVE keys, name the folder of the workers' public keys")
+    if not config.allowed_workers_dir.is_dir():
+        raise LinkError(f"link.allowed_workers_dir: {config.allowed_workers_dir} is not a folder")
+    return config.allowed_workers_dir
 
 
 def make_pair(folder: Path, name: str) -> tuple[Path, Path]:

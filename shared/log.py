@@ -91,8 +91,9 @@ def _to_stdout(message: Message) -> None:
 
 
 def for_session(session_id: str) -> Logger:
-    """A logger whose lines carry `session_id`."""
-    return logger.bind(session_id=session_id)
+    """A logger whose lines carry `session_id`; what callers put into one cannot break a line."""
+    shown = session_id if session_id.isprintable() else session_id.encode("unicode_escape").decode()
+    return logger.bind(session_id=shown)
 
 
 class _Intercept(logging.Handler):

@@ -128,7 +128,10 @@ class Audio:
 @_closed
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A session, or one of its chunks, could not be served; the session is closed at the worker."""
+    """A session, or one of its chunks, could not be served; the session is closed at the worker.
+
+    The message of INVALID_CONFIG begins with the name of the field.
+    """
 
     session: SessionId
     epoch: Count

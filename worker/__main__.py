@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from shared.addresses import link_endpoint
+from shared.addresses import link_endpoint, parse_endpoint
+from shared.curve import check_plain
 from shared.options import Command, load_options, profile_options
 
 
@@ -33,9 +34,12 @@ def main(
         well, text = look(config.serve.state_dir)
         click.echo(text)
         sys.exit(0 if well else 1)
+    endpoints = list(gateways) or [link_endpoint(config)]
+    for endpoint in endpoints:  # at once, not after the seconds that torch takes
+        check_plain(parse_endpoint(endpoint)[0], config.link)
     from worker.main import run
 
-    sys.exit(run(config, list(gateways) or [link_endpoint(config)], device, worker_id))
+    sys.exit(run(config, endpoints, device, worker_id))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from loguru import logger
 from worker.geometry import INPUT_RATE, UNITS_A_SECOND
 from worker.recordings import Wave, opened
 
+BUNDLED = Path(__file__).parent / "assets" / "voices"
+OWN = Path("voices")  # in the working folder
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 MIN_PROMPT_S = 1.0
 MARGIN_S = 0.01
@@ -47,20 +49,31 @@ class Voice:
     attribution: str = ""
 
 
-def list_voices(folder: Path) -> list[Voice]:
-    """Voices of ``folder``: those of its ``voices.yaml`` in that order, then the remaining recordings by name.
+def offered_voices(folder: Path | None) -> list[Voice]:
+    """As ``worker.voices_dir`` says: those of ``folder``; without one the bundled voices, and after them those that
+    lie in ``voices/`` of the working folder, if there are any. A recording of one's own takes a bundled one's place.
 
-    What cannot be offered is left out with a warning: a second recording of one name, a name of other characters, a
-    description without a recording. Names that begin with a dot are other programs' notes. Raises ``VoiceError`` if
-    nothing is left, or if ``voices.yaml`` is malformed.
+    Raises ``VoiceError`` as `list_voices` does.
     """
-    if not folder.is_dir():
-        raise VoiceError(f"voices folder {folder} does not exist")
+    if folder is not None:
+        return list_voices(folder)
+    own = {voice.name: voice for voice in list_voices(OWN)} if recordings(OWN) else {}
+    return list(({voice.name: voice for voice in list_voices(BUNDLED)} | own).values())
+
+
+def is_name(text: str) -> bool:
+    """Whether a voice may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
+def recordings(folder: Path) -> dict[str, Path]:
+    """The recording of each name in ``folder``. What cannot be offered is left out with a warning: a second recording
+    of one name, and a name of other characters. Names that begin with a dot are other programs' notes."""
     paths: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
-        if not _NAME.fullmatch(path.stem):
+        if not is_name(path.stem):
             logger.warning(
                 "voice {!r} is left out: a name has letters, digits, '_', '-', '.' and begins with a letter or digit",
                 path.name,
@@ -69,6 +82,18 @@ def list_voices(folder: Path) -> list[Voice]:
             logger.warning("voice {!r} has two recordings: {} is left out", path.stem, path.name)
         else:
             paths[path.stem] = path
+    return paths
+
+
+def list_voices(folder: Path) -> list[Voice]:
+    """Voices of ``folder``: those of its ``voices.yaml`` in that order, then the remaining `recordings` by name.
+
+    A description without a recording is left out with a warning. Raises ``VoiceError`` if nothing is left, or if
+    ``voices.yaml`` is malformed.
+    """
+    if not folder.is_dir():
+        raise VoiceError(f"voices folder {folder} does not exist")
+    paths = recordings(folder)
     if not paths:
         raise VoiceError(f"no recordings ({', '.join(SUFFIXES)}) in {folder}")
     described = _descriptions(folder / "voices.yaml")

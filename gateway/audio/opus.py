@@ -64,7 +64,7 @@ class OpusDecoder:
         if payload is None:
             self.concealed += 1
             sound = libopus.decode(self._decoder.decoder_state, None, 0, samples, False, 1)
-        return sound[: 2 * samples].ljust(2 * samples, b"\0")
+        return sound if len(sound) == 2 * samples else sound[: 2 * samples].ljust(2 * samples, b"\0")
 
     def _count_bad(self, reason: str) -> None:
         self._bad_run += 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
-from gateway.auth.principal import Principal
 from gateway.caller import Cue, Heard
 from gateway.errors import CallerGone, SessionError
 from gateway.protocols.contract import ClientProtocol
@@ -24,6 +23,7 @@ ALIVE_TIMEOUT_S = 2.0  # for any sign of life, when somebody asks
 _LONGEST_CONTROL_BYTES = 256  # of a control message that is sent as binary by mistake
 _GOING_AWAY = 1001
 _MESSAGE_TOO_BIG = 1009
+_MESSAGES = frozenset((WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG))
 _FAULTS = (1002, 1007, _MESSAGE_TOO_BIG)
 
 
@@ -50,12 +50,9 @@ class _Socket(web.WebSocketResponse):
             return True
         return await super().close(code=code, message=message, drain=drain)
 
-    async def next(self) -> WSMessage:
-        self.reading = True
-        try:
-            return await self.receive()
-        finally:
-            self.reading = False
+    async def hang_up(self, code: int, reason: bytes) -> None:
+        """Close frame, and what the caller has to say to it."""
+        await self.close(code=code, message=reason)
 
     def cut(self) -> None:
         """No more words."""
@@ -74,6 +71,8 @@ class _Socket(web.WebSocketResponse):
         while not transport.is_closing() and remains.came.is_set():
             remains.came.clear()
             await asyncio.sleep(_QUIET_S)
+        self._set_closed()
+        transport.close()
 
 
 class _Remains(asyncio.Protocol):
@@ -102,18 +101,7 @@ class WebSocketCaller:
 
     transport = "WebSocket"
 
-    def __init__(
-        self,
-        *,
-        max_message_bytes: int,
-        allow_simple: bool,
-        address: str,
-        principal: Principal | None,
-        subprotocols: Sequence[str] = (),
-    ) -> None:
-        """`principal`: whose credential came with the upgrade; `subprotocols`: what it offered, of which the first is
-        echoed, for a browser hangs up on a server that takes none."""
-        self.address, self.principal = address, principal
+    def __init__(self, *, max_message_bytes: int, allow_simple: bool) -> None:
         # aiohttp refuses what is as long as its limit; ours may be reached
         self._socket = _Socket(
             max_msg_size=max_message_bytes + 1,
@@ -121,7 +109,6 @@ class WebSocketCaller:
             autoping=False,
             compress=False,
             timeout=CLOSE_TIMEOUT_S,
-            protocols=subprotocols[:1],
         )
         self._max_message_bytes = max_message_bytes
         self._allow_simple = allow_simple
@@ -172,12 +159,6 @@ class WebSocketCaller:
     async def say(self, payload: bytes) -> None:
         await self._socket.send_bytes(payload)
 
-    async def warn(self, message: str, seconds_left: int) -> None:
-        assert self._protocol is not None
-        if (text := self._protocol.warning(message, seconds_left)) is not None:
-            with contextlib.suppress(ConnectionError):  # whoever reads notices
-                await self._socket.send_str(text)
-
     async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
         assert self._protocol is not None
         await self._end(self._protocol.complete(stats), _GOING_AWAY if going_away else 1000, b"")
@@ -200,7 +181,16 @@ class WebSocketCaller:
 
     async def _next(self) -> WSMessage:
         """A text, binary, ping or pong message. Raises `CallerGone`, or `SessionError` for what cannot be accepted."""
-        message = await self._socket.next()
+        socket = self._socket
+        socket.reading = True
+        try:
+            message = await socket.receive()
+        finally:
+            socket.reading = False
+        if message.type in _MESSAGES:
+            now = self._now()
+            self._silent_s, self._frame_at = now - self._frame_at, now
+            return message
         if message.type == WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             self._broken = True
             code = int(message.data.code)
@@ -208,9 +198,6 @@ class WebSocketCaller:
                 f"malformed message: {message.data}"
             )  # fmt: skip
             raise SessionError("INVALID_AUDIO", reason[:200], close_code=code)
-        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
-            self._silent_s, self._frame_at = self._now() - self._frame_at, self._now()
-            return message
         raise CallerGone
 
     async def _beat(self, message: WSMessage) -> Cue | None:
@@ -234,10 +221,8 @@ class WebSocketCaller:
         if self._socket.closed:
             return
         said = await _within(self._socket.send_str(last_word), CLOSE_TIMEOUT_S)
-        if said and self._broken:
-            await _within(self._socket.break_off(code, reason), CLOSE_TIMEOUT_S)
-        closed = said and await _within(self._socket.close(code=code, message=reason), 2 * CLOSE_TIMEOUT_S)
-        if not closed:
+        close = self._socket.break_off if self._broken else self._socket.hang_up
+        if not said or not await _within(close(code, reason), 2 * CLOSE_TIMEOUT_S):
             self._socket.cut()
 
 

@@ -45,7 +45,11 @@ class Serve:
         }
         self.environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in given.items()}
         self.process = self.spawn("serve", "--workers", str(self.workers))
-        self.until(lambda: self.is_ready() and self.ready_workers() == self.workers)
+        try:
+            self.until(lambda: self.is_ready() and self.ready_workers() == self.workers)
+        except BaseException:
+            self.process.kill()  # its children end with it
+            raise
         return self
 
     @property

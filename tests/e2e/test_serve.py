@@ -20,13 +20,23 @@ from tools.client.client import Call, CallConfig, call, read_source
 from .conftest import KEY, SAMPLE, Serve
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Serve]:
-    """A service with two workers that a test may break."""
-    serve = Serve(tmp_path, workers=2).start(WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1)
+def serving(folder: Path, workers: int) -> Iterator[Serve]:
+    serve = Serve(folder, workers).start(WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1)
     yield serve
     if serve.process.poll() is None:
         serve.stop()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Serve]:
+    """A service with two workers that a test may break."""
+    yield from serving(tmp_path, 2)
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Iterator[Serve]:
+    """A service with one worker that a test may break."""
+    yield from serving(tmp_path, 1)
 
 
 def is_alive(pid: int) -> bool:
@@ -92,43 +102,44 @@ def test_status_a_second_start_and_stop(pair: Serve) -> None:
     assert not (pair.folder / "logs").exists()
 
 
-def test_a_killed_serve_leaves_no_child(pair: Serve) -> None:
-    children = pair.pids("gateway") + pair.pids("worker")
-    assert len(children) == 3
-    pair.process.kill()
-    pair.process.wait()
+def test_a_killed_serve_leaves_no_child(single: Serve) -> None:
+    children = single.pids("gateway") + single.pids("worker")
+    assert len(children) == 2
+    single.process.kill()
+    single.process.wait()
     end = time.monotonic() + 5
     while any(is_alive(pid) for pid in children):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert not pair.status()["running"]
+    assert not single.status()["running"]
 
 
-def test_stop_force_kills_everything(pair: Serve) -> None:
-    children = pair.pids("gateway") + pair.pids("worker")
-    assert pair.command("stop", "--force").returncode == 0
-    assert pair.process.wait(5) == -signal.SIGKILL
+def test_stop_force_kills_everything(single: Serve) -> None:
+    children = single.pids("gateway") + single.pids("worker")
+    assert single.command("stop", "--force").returncode == 0
+    assert single.process.wait(5) == -signal.SIGKILL
     assert not any(is_alive(pid) for pid in children)
 
 
-async def test_a_stopped_service_gives_its_sessions_their_audio(pair: Serve) -> None:
+async def test_a_stopped_service_gives_its_sessions_their_audio(single: Serve) -> None:
     wave = read_source(SAMPLE, 16_000)
-    calling = asyncio.create_task(talk(pair, wave))
+    calling = asyncio.create_task(talk(single, wave))
     await asyncio.sleep(1.5)
-    pair.process.send_signal(signal.SIGTERM)
+    single.process.send_signal(signal.SIGTERM)
     made = await calling
     assert made.close_code == 1001
     assert made.complete is not None
     heard_ms = made.complete["total_processed_ms"]
     assert 1000 < heard_ms < 4000
     assert len(made.output()) / 16 == pytest.approx(heard_ms + made.lead_ms, abs=1)
-    assert await asyncio.to_thread(pair.process.wait, 20) == 0
+    assert await asyncio.to_thread(single.process.wait, 20) == 0
 
 
-def test_a_wrong_setting_is_one_message_and_exit_2(pair: Serve) -> None:
-    pair.environ["FASTVC_WORKER__BLOCK_MS"] = "201"
+def test_a_wrong_setting_is_one_message_and_exit_2(tmp_path: Path) -> None:
+    serve = Serve(tmp_path)
+    serve.environ = os.environ | {"FASTVC_WORKER__BLOCK_MS": "201", "FASTVC_SERVE__STATE_DIR": str(tmp_path)}
     for command in ("serve", "gateway", "worker", "status"):
-        result = pair.command(command)
+        result = serve.command(command)
         assert result.returncode == 2
         assert "worker.block_ms" in result.stderr
         assert "Traceback" not in result.stderr

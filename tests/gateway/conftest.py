@@ -55,6 +55,7 @@ class EchoWorker:
     closes: list[Close] = field(default_factory=list)
     tails: dict[str, np.ndarray[Any, np.dtype[np.int16]]] = field(default_factory=dict)
     beats: bool = True
+    opens_sessions: bool = True  # False: leaves the answer to the test
 
     async def start(self) -> EchoWorker:
         self._context = zmq.asyncio.Context()
@@ -114,7 +115,8 @@ class EchoWorker:
                 delay = DELAY_MS * 16
                 past = np.frombuffer(message.history, "<i2")[-delay:]
                 self.tails[message.session] = np.pad(past, (delay - len(past), 0))
-                await self._socket.send(encode(Opened(message.session, message.epoch)))
+                if self.opens_sessions:
+                    await self._socket.send(encode(Opened(message.session, message.epoch)))
             case Chunk():
                 self.chunks.append(message)
                 wave = np.concatenate([self.tails[message.session], np.frombuffer(message.samples, "<i2")])
@@ -186,21 +188,13 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def sections() -> dict[str, Any]:
-    """Other sections of the configuration, which a module's own fixture replaces."""
-    return {}
-
-
-@pytest.fixture
-async def service(tmp_path: Path, settings: dict[str, Any], sections: dict[str, Any]) -> AsyncIterator[Service]:
+async def service(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Service]:
     config = Config.model_validate(
         {
             "gateway": {"port": 0, "simple_protocol": True, "default_model": "echo", **settings},
             "auth": {"api_keys": [KEY], "required": True},
             "link": {"port": 0},
             "serve": {"state_dir": tmp_path},
-            "recording": {"dir": tmp_path / "outputs"},
-            **sections,
         },
         strict=False,
     )

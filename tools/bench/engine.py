@@ -24,7 +24,7 @@ from tools.bench.timing import Setting, Timing, empty, fill, make_engine, matmul
 from worker.buckets import buckets
 from worker.precision import PRECISIONS
 
-MODELS = ("nano", "tiny", "small", "base")
+MODELS = ("nano", "tiny", "small", "base", "v2")
 BLOCK_MS = 500.0
 GOAL = {"sessions": 200, "ratio": 10.0, "share": 0.5, "first_ms": 100.0}  # of tiny on one GPU
 

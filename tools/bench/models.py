@@ -31,10 +31,11 @@ from tools.bench.timing import (
     rows_of,
     time_calls,
 )
-from worker.engines.diffusion.engine import DiffusionEngine, Rows
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.v2.engine import V2Engine
 from worker.precision import PRECISIONS
 
-MODELS = ("nano", "tiny", "small", "base")
+MODELS = ("nano", "tiny", "small", "base", "v2")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -117,7 +118,7 @@ def measure(setting: Setting, sizes: list[int], repeats: int, ceiling: float) ->
     return {"networks": table, "batches": times, "steps": setting.steps, "peak_bytes": peak}
 
 
-def flops(engine: DiffusionEngine) -> dict[str, float]:
+def flops(engine: DiffusionEngine | V2Engine) -> dict[str, float]:
     """Floating-point operations of one row by stage, counted on tensors without values; Fourier transforms are not
     among them."""
     rows = rows_of(engine, fill(engine, 1))
@@ -125,13 +126,13 @@ def flops(engine: DiffusionEngine) -> dict[str, float]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.inference_mode(), FlopCounterMode(display=False) as counter:
         stages = StageCounter(lambda: float(counter.get_total_flops()))
-        fake = Rows(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
+        fake = type(rows)(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
         engine.call(fake, engine.max_steps, mixed=False, clock=stages)
     empty(engine, 1)
     return stages.stages
 
 
-def time_batch(engine: DiffusionEngine, size: int, repeats: int, device: str) -> Timing:
+def time_batch(engine: DiffusionEngine | V2Engine, size: int, repeats: int, device: str) -> Timing:
     batch = fill(engine, size)
     try:
         return time_calls(lambda: engine.convert(batch)[1], repeats=repeats, device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from shared.config import ROOT
 from worker.engine import Batch, SessionOptions
 from worker.engines.diffusion.engine import DiffusionEngine, Rows
 from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.v2.engine import V2Engine
+from worker.engines.v2.pipeline import V2Pipeline
 from worker.geometry import Geometry
 from worker.models.nano.networks import load_bundled
 from worker.models.networks import Networks
@@ -24,10 +27,13 @@ from worker.models.published.rmvpe import Rmvpe, RmvpeTracker
 from worker.models.published.whisper import WhisperFeatures
 from worker.models.published.xlsr import XlsrFeatures
 from worker.models.seedvc.spec import SPECS
+from worker.models.seedvc2.flow import Rates
+from worker.models.seedvc2.model import V2Networks, V2Spec
 from worker.voices import list_voices
 
 PROMPT_S = 3.0
 SPREAD = 0.95
+V2_RIGHT_MS = 240  # as config/v2.yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,36 @@ def synthetic_networks(model: str) -> Networks:
     )
 
 
-def make_engine(setting: Setting) -> DiffusionEngine:
+def synthetic_v2() -> V2Networks:
+    """V2's timbre path of its published sizes with weights nobody trained."""
+    torch.manual_seed(0)
+    built = {
+        network.name: network.build(sizes).eval().requires_grad_(False) for network, sizes in V2Spec().timbre_networks
+    }
+    return V2Networks.of("v2", built)
+
+
+def make_v2(setting: Setting) -> V2Engine:
+    """Both rates on: three evaluations a step; without guidance one."""
+    rates = Rates(setting.guidance, setting.guidance)
+    pipeline = V2Pipeline(synthetic_v2(), device=setting.device, dtype=setting.dtype, rates=rates)
+    return V2Engine(
+        pipeline,
+        list_voices(ROOT / "worker/assets/voices"),
+        setting.rows,
+        geometry=Geometry.from_ms(
+            block_ms=500, left_ms=2500, right_ms=V2_RIGHT_MS, output_rate=pipeline.mel_config.rate
+        ),
+        dit_left_units=75,
+        max_prompt_s=PROMPT_S,
+        steps=setting.steps,
+        graphs=setting.graphs,
+    )
+
+
+def make_engine(setting: Setting) -> DiffusionEngine | V2Engine:
+    if setting.model == "v2":
+        return make_v2(setting)
     pipeline = Pipeline(
         synthetic_networks(setting.model), device=setting.device, dtype=setting.dtype, guidance=setting.guidance
     )
@@ -86,7 +121,7 @@ def make_engine(setting: Setting) -> DiffusionEngine:
     )
 
 
-def fill(engine: DiffusionEngine, rows: int) -> Batch:
+def fill(engine: DiffusionEngine | V2Engine, rows: int) -> Batch:
     """Open ``rows`` sessions of all voices and give each a window of noise of speech's level."""
     voices = list(engine.voices)
     for slot in range(rows):
@@ -98,7 +133,7 @@ def fill(engine: DiffusionEngine, rows: int) -> Batch:
     return Batch(torch.arange(rows, device=device), window.to(device), units.to(device), engine.max_steps)
 
 
-def empty(engine: DiffusionEngine, rows: int) -> None:
+def empty(engine: DiffusionEngine | V2Engine, rows: int) -> None:
     for slot in range(rows):
         engine.close(slot)
 
@@ -150,8 +185,10 @@ def matmul_ceiling(device: str, dtype: torch.dtype, seconds: float = 1.0) -> flo
     return 2 * size**3 * count / (time.perf_counter() - began) / 1e12
 
 
-def rows_of(engine: DiffusionEngine, batch: Batch) -> Rows:
-    """What the engine makes of a batch before its call."""
+def rows_of(engine: DiffusionEngine | V2Engine, batch: Batch) -> Any:
+    """What the engine makes of a batch before its call: a dataclass of tensors."""
+    if isinstance(engine, V2Engine):
+        return engine.rows_of(batch, engine.max_steps)
     at, state = batch.rows, engine.state
     return Rows(
         batch.window,

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import opuslib
 import soundfile
 import soxr
 
+DEFAULT_URL = "ws://127.0.0.1:8042/ws"
 Pcm = npt.NDArray[np.int16]
 MAX_OPUS_MS = 120
+OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)
+OPUS_FRAMES_MS = (10, 20, 40, 60)
 
 
 class CallError(Exception):
@@ -44,6 +48,28 @@ class CallConfig:
     real_time: bool = True
     timeout_s: float = 60.0  # without any message while one is due
     options: dict[str, float] | None = None  # of the model: steps, guidance, f0_shift, intelligibility, similarity
+    frame_ms: int | None = None  # of an Opus packet; `chunk_ms` where Opus has that length, else 20 ms
+    bitrate: int | None = None  # of what is sent as Opus, bits a second
+
+    def __post_init__(self) -> None:
+        """Raises `CallError` for what no server could take."""
+        for side, encoding, rate in (
+            ("sample-rate", self.encoding, self.sample_rate),
+            ("sample-rate-out", self.encoding_out, self.sample_rate_out),
+        ):
+            if encoding == "OPUS" and rate not in OPUS_RATES:
+                known = ", ".join(map(str, OPUS_RATES))
+                raise CallError(
+                    f"--{side} {rate}: Opus has {known} Hz only; a recording of any rate is converted to it"
+                )
+        if self.frame_ms is not None and self.frame_ms not in OPUS_FRAMES_MS:
+            raise CallError(f"--frame-duration {self.frame_ms}: write one of {', '.join(map(str, OPUS_FRAMES_MS))} ms")
+
+    @property
+    def opus_frame_ms(self) -> int:
+        if self.frame_ms is not None:
+            return self.frame_ms
+        return self.chunk_ms if self.chunk_ms in OPUS_FRAMES_MS else 20
 
     def first_message(self) -> dict[str, Any]:
         message: dict[str, Any] = {
@@ -55,7 +81,7 @@ class CallConfig:
             "channels": 1,
             "encoding": self.encoding,
             "encoding_out": self.encoding_out,
-            "opus_frame_duration": self.chunk_ms if self.chunk_ms in (10, 20, 40, 60) else 20,
+            "opus_frame_duration": self.opus_frame_ms,
         }
         optional = {"session_id": self.session_id, "voice": self.voice, "options": self.options}
         return message | {key: value for key, value in optional.items() if value is not None}
@@ -79,6 +105,7 @@ class Call:
     ready: dict[str, Any] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     received: list[tuple[float, bytes]] = field(default_factory=list)
+    epoch_offset_s: float = field(default_factory=lambda: time.time() - time.monotonic())  # of the clock above
     complete: dict[str, Any] | None = None
     close_code: int | None = None
     end_due: float = 0.0
@@ -86,7 +113,7 @@ class Call:
     def message_ms(self, message: bytes) -> float:
         """Duration of one message of output."""
         if self.config.encoding_out == "OPUS":
-            return float(self.ready.get("opus_frame_duration", self.config.first_message()["opus_frame_duration"]))
+            return float(self.ready.get("opus_frame_duration", self.config.opus_frame_ms))
         return len(message) / 2 / self.config.sample_rate_out * 1000
 
     def output(self) -> Pcm:
@@ -97,6 +124,22 @@ class Call:
         rate = self.config.sample_rate_out
         decoder = opuslib.Decoder(rate, 1)
         return np.frombuffer(b"".join(decoder.decode(m, rate * MAX_OPUS_MS // 1000) for m in messages), "<i2")
+
+    def send_timeline(self) -> list[dict[str, Any]]:
+        """What was sent, for scripts: local time as ISO 8601, and milliseconds of audio up to there."""
+        return [self._event(sent.at, sent.audio_ms) for sent in self.sent]
+
+    def recv_timeline(self) -> list[dict[str, Any]]:
+        """What came, in the same form."""
+        heard_ms, events = 0.0, []
+        for at, message in self.received:
+            heard_ms += self.message_ms(message)
+            events.append(self._event(at, heard_ms))
+        return events
+
+    def _event(self, at: float, audio_ms: float) -> dict[str, Any]:
+        when = datetime.fromtimestamp(at + self.epoch_offset_s).isoformat(timespec="milliseconds")
+        return {"timestamp": when, "cumulative_ms": round(audio_ms, 3)}
 
     @property
     def lead_ms(self) -> int:
@@ -127,9 +170,11 @@ def read_source(path: Path, rate: int) -> Pcm:
 def encode_source(wave: Pcm, config: CallConfig) -> list[tuple[bytes, float]]:
     """Messages to send, each with the milliseconds of sound up to its end."""
     if config.encoding == "OPUS":
-        frame_ms = config.first_message()["opus_frame_duration"]
+        frame_ms = config.opus_frame_ms
         size = config.sample_rate * frame_ms // 1000
         encoder = opuslib.Encoder(config.sample_rate, 1, opuslib.APPLICATION_VOIP)
+        if config.bitrate is not None:
+            encoder.bitrate = config.bitrate
         wave = np.pad(wave, (0, -len(wave) % size))
         frames = wave.reshape(-1, size)
         return [(encoder.encode(f.tobytes(), size), (i + 1) * frame_ms) for i, f in enumerate(frames)]

@@ -10,7 +10,7 @@ client or server that stalls delays its own questions, and measuring from the ac
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,9 +46,12 @@ def answer_latencies_ms(call: Call) -> list[float]:
     return latencies
 
 
-def summarise(values: list[float], names: tuple[str, ...]) -> dict[str, float]:
-    """The named statistics of `values`; zeros of none."""
-    data = np.asarray(values or [0.0])
+ALL = ("mean", "median", "min", "max", "std", "p95", "p99")
+
+
+def summarise(values: Sequence[float], names: tuple[str, ...] = ALL, unit: str = "") -> dict[str, float]:
+    """The named statistics of `values`, each name followed by `unit`; zeros of none."""
+    data = np.asarray(values if len(values) else [0.0])
     known = {
         "mean": data.mean(),
         "median": np.median(data),
@@ -58,39 +61,4 @@ def summarise(values: list[float], names: tuple[str, ...]) -> dict[str, float]:
         "p95": np.percentile(data, 95),
         "p99": np.percentile(data, 99),
     }
-    return {name: round(float(known[name]), 3) for name in names}
-
-
-def call_stats(call: Call) -> dict[str, Any]:
-    """The statistics of one client."""
-    block_ms = float(call.ready.get("block_ms", DEFAULT_BLOCK_MS))
-    latencies = answer_latencies_ms(call)
-    arrivals = answer_times(call, block_ms)
-    gaps = np.diff(arrivals[:-1]) * 1000 - block_ms if len(arrivals) > 2 else np.zeros(1)
-    chunk = summarise(latencies, ("mean", "median", "min", "max", "std", "p95", "p99"))
-    late_ms = [max(0.0, (sent.at - sent.due) * 1000) for sent in call.sent]
-    first_at = call.received[0][0] if call.received else 0.0
-    last_at = call.received[-1][0] if call.received else 0.0
-    started = call.sent[0].at if call.sent else 0.0
-    return {
-        "first_token_latency_ms": round(latencies[0], 3) if latencies else None,
-        "end_to_end_latency_ms": round((last_at - call.end_due) * 1000, 3) if call.received else None,
-        "chunk_latency_stats": {f"{name}_ms": value for name, value in chunk.items()},
-        "jitter_ms": round(float(gaps.std()), 3),
-        "real_time_factor": summarise([ms / block_ms for ms in latencies], ("mean", "median", "p95", "p99")),
-        "is_real_time": bool(latencies) and max(latencies) <= block_ms,
-        "send_timing": {
-            "real_time": call.config.real_time,
-            "chunk_ms": call.config.chunk_ms,
-            "late_mean_ms": summarise(late_ms, ("mean",))["mean"],
-            "late_max_ms": summarise(late_ms, ("max",))["max"],
-        },
-        "timeline_summary": {
-            "total_send_events": len(call.sent),
-            "total_recv_events": len(call.received),
-            "send_duration_ms": round((call.sent[-1].at - started) * 1000, 3) if call.sent else 0.0,
-            "processing_start_to_end_ms": round((last_at - started) * 1000, 3) if call.received else 0.0,
-        },
-        "first_audio_after_first_send_ms": round((first_at - started) * 1000, 3) if call.received else None,
-        "answers": len(latencies),
-    }
+    return {name + unit: round(float(known[name]), 3) for name in names}

@@ -13,11 +13,9 @@ import click
 import soundfile
 from tqdm import tqdm
 
-from tools.client.client import Call, CallConfig, CallError, call, read_source
-from tools.client.latency import call_stats
-
-DEFAULT_URL = "ws://127.0.0.1:8042/ws"
-DEMO_KEY = "fast-vc-demo-key"
+from shared.settings import DEMO_KEY
+from tools.client.client import DEFAULT_URL, Call, CallConfig, CallError, call, read_source
+from tools.client.stats import call_stats
 
 
 async def list_voices(url: str) -> list[dict[str, Any]]:
@@ -57,20 +55,24 @@ def save(result: Call, output: Path, keep_lead: bool) -> None:
 
 def report(result: Call, stats: dict[str, Any]) -> str:
     """A few lines for people."""
-    chunk = stats["chunk_latency_stats"]
+    chunk = stats["from_due"]["chunk_latency_stats"]
     complete = result.complete or {}
     block = f"mean {chunk['mean_ms']:.1f} ms, p95 {chunk['p95_ms']:.1f} ms, max {chunk['max_ms']:.1f} ms"
     return "\n".join(
         (
             f"session {result.ready.get('session_id')}: {result.input_ms / 1000:.2f} s of speech, "
-            f"{stats['answers']} blocks of {result.ready.get('block_ms', '?')} ms",
+            f"{stats['from_due']['answers']} blocks of {result.ready.get('block_ms', '?')} ms",
             f"  latency of a block   {block} (and {result.ready.get('delay_ms', 0)} ms of look-ahead)",
-            f"  first answer         {stats['first_audio_after_first_send_ms']:.1f} ms after the first packet",
-            f"  real-time factor     {stats['real_time_factor']['mean']:.3f}, jitter {stats['jitter_ms']:.1f} ms",
+            f"  first answer         {stats['first_token_latency_ms'] or 0:.1f} ms after the first packet",
+            f"  real-time factor     {stats['from_due']['real_time_factor']['mean']:.3f}, "
+            f"jitter {stats['from_due']['arrival_jitter_ms']:.1f} ms",
             f"  at the gateway       {complete.get('average_latency_ms')} ms a block, "
             f"{complete.get('concealed_chunks')} concealed",
         )
     )
+
+
+_encoding = click.Choice(["PCM", "OPUS"], case_sensitive=False)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,8 +82,10 @@ def report(result: Call, stats: dict[str, Any]) -> str:
 @click.option("--session-id")
 @click.option("--source-wav-path", type=click.Path(path_type=Path), help="Any format that libsndfile reads.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("outputs/ws_client.wav"), show_default=True)
-@click.option("--encoding", type=click.Choice(["PCM", "OPUS"]), default="PCM", show_default=True)
-@click.option("--encoding-out", type=click.Choice(["PCM", "OPUS"]), default="PCM", show_default=True)
+@click.option("--encoding", type=_encoding, default="PCM", show_default=True)
+@click.option("--encoding-out", type=_encoding, default="PCM", show_default=True)
+@click.option("--frame-duration", "frame_ms", type=int, help="Milliseconds of an Opus packet; --chunk-time without it.")
+@click.option("--bitrate", type=click.IntRange(6000, 510_000), help="Of Opus that is sent; libopus decides without it.")
 @click.option("--sample-rate", type=int, default=16_000, show_default=True)
 @click.option("--sample-rate-out", type=int, default=16_000, show_default=True)
 @click.option(
@@ -94,15 +98,18 @@ def report(result: Call, stats: dict[str, Any]) -> str:
 @click.option("--list-voices", "only_voices", is_flag=True)
 def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_file: Path | None, **given: Any) -> None:
     """Stream a recording through the service in real time."""
+    keep_lead = given.pop("keep_lead")
+    try:
+        config = CallConfig(chunk_ms=given.pop("chunk_time"), timeout_s=given.pop("timeout"), **given)
+    except CallError as error:
+        raise click.UsageError(str(error)) from None
     try:
         if only_voices:
-            for voice in asyncio.run(list_voices(given["url"])):
+            for voice in asyncio.run(list_voices(config.url)):
                 click.echo(f"{voice['name']:<16} {voice['description']}")
             return
         if source_wav_path is None:
             raise click.UsageError("--source-wav-path is needed")
-        keep_lead = given.pop("keep_lead")
-        config = CallConfig(chunk_ms=given.pop("chunk_time"), timeout_s=given.pop("timeout"), **given)
         result = asyncio.run(run(config, source_wav_path))
     except CallError as error:
         click.echo(f"ws_client: {error}", err=True)

@@ -8,11 +8,14 @@ from gateway.__main__ import main as gateway
 from shared.options import Group
 from shared.version import version as current
 from tools.service.clean import clean
+from tools.service.config import config
 from tools.service.keys import keys
+from tools.service.migrate import migrate
 from tools.service.models import models
 from tools.service.serve import serve
 from tools.service.status import status
 from tools.service.stop import stop
+from tools.service.voices import voices
 from worker.__main__ import main as worker
 
 
@@ -27,7 +30,7 @@ def version() -> None:
     click.echo(current())
 
 
-for command in (serve, gateway, worker, status, stop, clean, models, keys, version):
+for command in (serve, gateway, worker, status, stop, clean, models, voices, keys, config, migrate, version):
     main.add_command(command)
 
 if __name__ == "__main__":

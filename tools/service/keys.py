@@ -1,115 +1,101 @@
-"""`fast-vc keys`: who may come in, and what recordings are encrypted with."""
+"""`fast-vc keys`: CURVE certificates of the link, made, listed and taken back.
+
+A folder holds a pair a side, ``NAME.key`` and ``NAME.key_secret``, and in ``workers/`` the public certificates of the
+workers that may join: the gateway's ``link.allowed_workers_dir``.
+"""
 
 from __future__ import annotations
 
-import time
+import re
+import shutil
+import stat
+import sys
 from pathlib import Path
 
 import click
 
-from shared.options import Group, load_options, profile_options
+from shared.curve import PUBLIC_SUFFIX, SECRET_SUFFIX, make_pair
+from shared.errors import ConfigError
+from shared.options import Group
 
-_DAY_S = 86_400.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_folder = click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), default=Path("keys"), show_default=True
+)
+
+
+def _allowed(folder: Path) -> Path:
+    return folder / "workers"
 
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Make, show and revoke keys."""
+    """Keys of the link between gateways and workers on other hosts."""
 
 
 @keys.command()
-@profile_options
 @click.argument("name")
-@click.option(
-    "--scope", "scopes", multiple=True, metavar="SCOPE", help="call, voices or admin; may be repeated. [call]"
-)
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Until it expires. [never]")
-@click.option("--sessions", type=click.IntRange(min=0), help="At once. [no limit]")
-@click.option("--sessions-per-minute", type=click.IntRange(min=0), help="That may begin. [no limit]")
-@click.option("--minutes-per-day", type=click.FloatRange(min=0), help="Of all its calls together. [no limit]")
-@click.option("--record/--no-record", default=None, help="Whether its calls are recorded. [recording.enabled]")
-def api(
-    file: Path | None,
-    profile: str | None,
-    name: str,
-    scopes: tuple[str, ...],
-    days: float | None,
-    sessions: int | None,
-    sessions_per_minute: int | None,
-    minutes_per_day: float | None,
-    record: bool | None,
-) -> None:
-    """Make an API key for NAME and print it: it cannot be shown again. A running gateway knows it within a second."""
-    from gateway.auth.keys import add_key
-    from gateway.auth.principal import Limits
-
-    config = load_options(file, profile)
-    limits = Limits(sessions, sessions_per_minute, minutes_per_day)
-    lifetime_s = None if days is None else days * _DAY_S
-    key = add_key(config.auth.keys_file, name, scopes or ("call",), limits, lifetime_s, record)
-    click.echo(key)
-    click.echo(f"kept as a salted hash in {config.auth.keys_file}; this is the only time it is shown", err=True)
-    if not config.auth.takes_keys:
-        click.echo(f"auth.mode = {config.auth.mode}: keys are of no use with it", err=True)
+@click.option("--gateway", "is_gateway", is_flag=True, help="A gateway's own: it does not join as a worker.")
+@_folder
+def link(name: str, is_gateway: bool, folder: Path) -> None:
+    """Make the pair of one side, and let a worker's join."""
+    _check_name(name)
+    try:
+        public, secret = make_pair(folder, name)
+        _allowed(folder).mkdir(exist_ok=True)
+        if not is_gateway:
+            shutil.copy(public, _allowed(folder))
+    except OSError as error:
+        click.echo(f"fast-vc: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"made {public} and {secret}, which only you can read")
+    if is_gateway:
+        click.echo(
+            f"on the gateway's host:  link.secret_key_file: {secret}\n"
+            f"                        link.allowed_workers_dir: {_allowed(folder)}\n"
+            f"on every worker's host: a copy of {public}"
+        )
+    else:
+        click.echo(
+            f"on the worker's host:   link.secret_key_file: a copy of {secret}\n"
+            f"                        link.server_key_file: a copy of the gateway's public key\n"
+            f"on the gateway's host:  {_allowed(folder) / public.name} lets it join, from the gateway's next start"
+        )
 
 
 @keys.command("list")
-@profile_options
-def list_keys(file: Path | None, profile: str | None) -> None:
-    """Show every API key's id, name, scopes, limits and state; never the key."""
-    from gateway.auth.keys import read_keys
-
-    config = load_options(file, profile)
-    now = time.time()
-    records = read_keys(config.auth.keys_file)
-    if not records:
-        click.echo(f"no keys in {config.auth.keys_file}")
-    for record in sorted(records, key=lambda record: (record.name, record.created)):
-        limits = {name: getattr(record.limits, name) for name in ("sessions", "sessions_per_minute", "minutes_per_day")}
-        limited = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
-        until = "" if record.expires is None else f" until {_date(record.expires)}"
-        state = record.state(now) + (until if record.revoked is None else f" {_date(record.revoked)}")
-        click.echo(f"{record.id}  {record.name:<20} {','.join(record.scopes):<18} {state}  {limited}".rstrip())
+@_folder
+def list_keys(folder: Path) -> None:
+    """Every pair, whether its secret is here, and which workers may join."""
+    names = {path.stem for place in (folder, _allowed(folder)) for path in place.glob(f"*{PUBLIC_SUFFIX}")}
+    if not names:
+        click.echo(f"no keys in {folder}/")
+    for name in sorted(names):
+        joins = "may join" if (_allowed(folder) / f"{name}{PUBLIC_SUFFIX}").exists() else "-"
+        click.echo(f"{name:<24}{_secret_state(folder / f'{name}{SECRET_SUFFIX}'):<34}{joins}")
 
 
 @keys.command()
-@profile_options
-@click.argument("name_or_id", metavar="NAME")
-def revoke(file: Path | None, profile: str | None, name_or_id: str) -> None:
-    """Revoke the API keys of NAME, or the one with this id. Running calls end within seconds."""
-    from gateway.auth.keys import revoke_keys
-
-    config = load_options(file, profile)
-    for record in revoke_keys(config.auth.keys_file, name_or_id):
-        click.echo(f"revoked {record.id} ({record.name})")
-
-
-@keys.command()
-@profile_options
-def recording(file: Path | None, profile: str | None) -> None:
-    """Make a key that recordings are encrypted with from now on. Those before it stay, for what they encrypted."""
-    from gateway.recording.vault import Vault
-    from shared.config import ConfigError
-
-    folder = load_options(file, profile).recording.keys_dir
-    if folder is None:
-        raise ConfigError("recording.keys_dir: name a folder, and recordings are encrypted with the newest key in it")
-    made = Vault(folder).make_key()
-    click.echo(f"{folder / made.id}.key: keep a copy, without it the recordings from now on cannot be read")
+@click.argument("name")
+@_folder
+def revoke(name: str, folder: Path) -> None:
+    """Let a worker join no more, from the gateway's next start."""
+    _check_name(name)
+    path = _allowed(folder) / f"{name}{PUBLIC_SUFFIX}"
+    if not path.exists():
+        click.echo(f"fast-vc: {name} is not among the workers that may join ({_allowed(folder)}/)", err=True)
+        sys.exit(1)
+    path.unlink()
+    click.echo(f"{name} may not join any more once the gateway is started again")
 
 
-@keys.command()
-@click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="Name or address in it. [localhost, 127.0.0.1, ::1]"
-)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("keys"), show_default=True)
-def tls(hosts: tuple[str, ...], folder: Path) -> None:
-    """Make a self-signed certificate for development, as tls.crt and tls.key; browsers warn of it."""
-    from gateway.tls import make_self_signed
-
-    certificate, key = make_self_signed(folder, hosts or ("localhost", "127.0.0.1", "::1"))
-    click.echo(f"gateway:\n  tls_certificate: {certificate}\n  tls_key: {key}")
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"keys: {name!r}: a name has letters, digits, '_', '-', '.' beginning with a letter or digit")
 
 
-def _date(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+def _secret_state(path: Path) -> str:
+    if not path.exists():
+        return "secret elsewhere"
+    open_to_others = stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    return "secret here, OTHERS CAN READ IT" if open_to_others else "secret here"

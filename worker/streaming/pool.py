@@ -113,7 +113,7 @@ class StreamPool:
         kept of the session.
         """
         if voice not in self.engine.voices:
-            raise UnknownVoice(f"no voice {voice!r}; there are {', '.join(self.engine.voices)}")
+            raise UnknownVoice(f"voice: no {voice!r}; there are {', '.join(self.engine.voices)}")
         if history is not None and (history.dtype != np.int16 or history.ndim != 1):
             raise ValueError(f"history must be one-dimensional int16, got {history.dtype} {history.shape}")
         free = np.flatnonzero(~self._open)

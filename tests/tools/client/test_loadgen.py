@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,20 @@ import soundfile
 from aiohttp import WSMsgType, web
 from click.testing import CliRunner
 
+from shared.config import ROOT
 from tools.client import loadgen, ws_client
-from tools.client.client import Call, CallConfig, Sent
-from tools.client.latency import answer_latencies_ms, answer_times, call_stats
+from tools.client.client import Call, CallConfig, CallError, Sent, encode_source
+from tools.client.latency import answer_latencies_ms, answer_times
+from tools.client.stats import call_stats
 
 BLOCK_MS, LEAD_MS = 100, 40
-STATS_KEYS = {
+NAMES = {"mean", "median", "min", "max", "std", "p95", "p99"}
+STATS_KEYS = {  # of fast-vc-service's report, and ours beside them
     *("first_token_latency_ms", "end_to_end_latency_ms", "chunk_latency_stats", "jitter_ms", "real_time_factor"),
-    *("is_real_time", "send_timing", "timeline_summary"),
+    *("is_real_time", "send_timing", "send_timing_analysis", "timeline_summary", "from_due"),
+}
+SUMMARY_KEYS = {
+    *("total_send_events", "total_recv_events", "send_duration_ms", "recv_duration_ms", "processing_start_to_end_ms")
 }
 
 
@@ -84,8 +93,10 @@ class FakeService(threading.Thread):
         held = bytes(2 * rate * LEAD_MS // 1000)
         block = 2 * rate * BLOCK_MS // 1000
         async for message in socket:
+            if self.mode == "mute":
+                continue
             if message.type == WSMsgType.BINARY:
-                held += message.data
+                held += message.data if config["encoding"] == "PCM" else bytes(2 * rate * 20 // 1000)
             elif message.type == WSMsgType.TEXT:
                 break
             while len(held) >= block:
@@ -126,14 +137,17 @@ def test_every_client_leaves_its_files(service: FakeService, source: Path, tmp_p
     assert result.exit_code == 0, result.output
     for number in range(3):
         stats = json.loads((out / f"client{number}_stats.json").read_text())
-        assert set(stats) >= STATS_KEYS
-        names = ("mean", "median", "min", "max", "std", "p95", "p99")
-        assert set(stats["chunk_latency_stats"]) == {f"{name}_ms" for name in names}
-        assert set(stats["real_time_factor"]) == {"mean", "median", "p95", "p99"}
-        assert set(stats["timeline_summary"]) == {
-            *("total_send_events", "total_recv_events", "send_duration_ms", "processing_start_to_end_ms")
-        }
-        assert json.loads((out / f"client{number}_result.json").read_text())["success"]
+        assert set(stats) == STATS_KEYS
+        assert set(stats["chunk_latency_stats"]) == {f"{name}_ms" for name in NAMES}
+        assert set(stats["real_time_factor"]) == NAMES
+        assert set(stats["timeline_summary"]) == SUMMARY_KEYS
+        saved = json.loads((out / f"client{number}_result.json").read_text())
+        assert saved["success"]
+        assert len(saved["send_timeline"]) == stats["timeline_summary"]["total_send_events"] == 30
+        assert saved["send_timeline"][-1]["cumulative_ms"] == 600
+        assert saved["recv_timeline"][-1]["cumulative_ms"] == 600 + LEAD_MS
+        times = [datetime.fromisoformat(event["timestamp"]) for event in saved["recv_timeline"]]
+        assert times == sorted(times)
         wave, rate = soundfile.read(out / f"client{number}_output.wav")
         assert (rate, len(wave)) == (16_000, 16 * (600 + LEAD_MS))
     summary = json.loads((out / "summary.json").read_text())
@@ -156,6 +170,7 @@ def test_every_client_leaves_its_files(service: FakeService, source: Path, tmp_p
 )
 def test_lost_audio_and_refusals_are_failures(service: FakeService, source: Path, tmp_path: Path, reason: str) -> None:
     arguments = ["--url", service.url, "--output-dir", tmp_path / "out", "--no-real-time", "--source-wav-path", source]
+    arguments += ["-c", 1]
     result = run(loadgen.main, *arguments)
     assert result.exit_code == 1
     assert reason in result.output
@@ -165,7 +180,6 @@ def test_lost_audio_and_refusals_are_failures(service: FakeService, source: Path
 
 
 def test_wrong_usage_is_exit_2(tmp_path: Path) -> None:
-    assert run(loadgen.main).exit_code == 2
     missing = run(loadgen.main, "--source-wav-path", tmp_path / "none.wav")
     assert (missing.exit_code, "none.wav is not a file" in missing.output) == (2, True)
 
@@ -204,19 +218,71 @@ def timeline(late_ms: float = 0.0) -> Call:
     return made
 
 
-def test_latency_counts_from_when_the_completing_audio_was_due() -> None:
+def test_ours_counts_from_when_the_completing_audio_was_due() -> None:
     assert answer_latencies_ms(timeline()) == pytest.approx([30, 30, 30, 50])
+    due = call_stats(timeline())["from_due"]
+    assert due["first_answer_latency_ms"] == pytest.approx(30)
+    assert due["end_to_end_latency_ms"] == pytest.approx(50)
+    assert due["arrival_jitter_ms"] == pytest.approx(0, abs=1e-3)
+    assert due["real_time_factor"]["mean"] == pytest.approx(0.35)
+    assert due["is_real_time"]
+
+
+def test_a_client_that_stalls_does_not_shorten_what_counts_from_due() -> None:
+    on_time, late = call_stats(timeline()), call_stats(timeline(late_ms=25))
+    assert late["from_due"] == on_time["from_due"]
+    assert late["send_timing"]["late_max_ms"] == pytest.approx(25)
+    assert late["chunk_latency_stats"]["mean_ms"] == pytest.approx(on_time["chunk_latency_stats"]["mean_ms"] - 25)
+
+
+def test_the_old_report_s_keys_mean_what_they_meant() -> None:
+    """Packets end at 20, 40, ..., 300 ms; answers of 100, 100, 100, 60 ms come 30, 30, 30, 50 ms after their packet."""
     stats = call_stats(timeline())
-    assert stats["first_token_latency_ms"] == pytest.approx(30)
-    assert stats["end_to_end_latency_ms"] == pytest.approx(50)
+    assert stats["first_token_latency_ms"] == pytest.approx(70)  # sent at 20 ms, heard at 90
+    assert stats["end_to_end_latency_ms"] == pytest.approx(50)  # last sent at 300, last heard at 350
+    assert stats["chunk_latency_stats"]["max_ms"] == pytest.approx(30)  # the rest beyond the input has no packet
     assert stats["jitter_ms"] == pytest.approx(0, abs=1e-3)
-    assert stats["real_time_factor"]["mean"] == pytest.approx(0.35)
-    assert stats["is_real_time"]
+    assert stats["real_time_factor"]["max"] == pytest.approx(
+        0.5
+    )  # the first brings only 60 ms: 40 are silence before it
+    assert stats["real_time_factor"]["min"] == pytest.approx(0.3)
+    assert stats["timeline_summary"] == pytest.approx(
+        {
+            "total_send_events": 15,
+            "total_recv_events": 4,
+            "send_duration_ms": 300,
+            "recv_duration_ms": 360,
+            "processing_start_to_end_ms": 330,
+        }
+    )
 
 
-def test_a_client_that_stalls_does_not_shorten_its_latencies() -> None:
-    assert answer_latencies_ms(timeline(late_ms=25)) == pytest.approx(answer_latencies_ms(timeline()))
-    assert call_stats(timeline(late_ms=25))["send_timing"]["late_max_ms"] == pytest.approx(25)
+def test_unsteady_sending_is_seen() -> None:
+    steady = call_stats(timeline())["send_timing_analysis"]
+    assert steady["total_chunks"] == 14
+    assert steady["timing_quality"] == {
+        "chunks_with_positive_delay": steady["timing_quality"]["chunks_with_positive_delay"],
+        "chunks_with_significant_delay": 0,
+        "max_consecutive_delays": 0,
+        "is_sending_stable": True,
+    }
+    assert set(steady["send_delay_stats"]) == {f"{name}_ms" for name in NAMES}
+    assert set(steady["delay_ratio_stats"]) == NAMES
+    made = timeline()
+    slips_ms = [0, 0, 7, 14, 21, 21, 21, 51, *[51] * 7]  # three packets in a row 7 ms late, and one by 30 ms
+    made.sent = [Sent(s.due, s.at + slip / 1000, s.audio_ms) for s, slip in zip(made.sent, slips_ms, strict=True)]
+    quality = call_stats(made)["send_timing_analysis"]["timing_quality"]
+    assert quality["max_consecutive_delays"] == 3
+    assert quality["chunks_with_significant_delay"] == 1
+    assert not quality["is_sending_stable"]
+
+
+def test_a_call_that_heard_nothing_has_a_report_too() -> None:
+    made = timeline()
+    made.received = []
+    stats = call_stats(made)
+    assert (stats["first_token_latency_ms"], stats["end_to_end_latency_ms"]) == (None, None)
+    assert not stats["is_real_time"]
 
 
 def test_small_messages_are_put_together_into_answers() -> None:
@@ -228,4 +294,56 @@ def test_small_messages_are_put_together_into_answers() -> None:
 def test_a_block_later_than_a_block_is_not_real_time() -> None:
     made = timeline()
     made.received[1] = (made.received[1][0] + 0.08, made.received[1][1])
-    assert not call_stats(made)["is_real_time"]
+    assert not call_stats(made)["from_due"]["is_real_time"]
+
+
+@pytest.mark.parametrize("command", [loadgen.main, ws_client.main])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--encoding", "OPUS", "--sample-rate", "44100"], "--sample-rate 44100: Opus has 8000, 12000, 16000, 24000"),
+        (["--encoding-out", "opus", "--sample-rate-out", "22050"], "--sample-rate-out 22050: Opus has"),
+        (["--encoding", "OPUS", "--frame-duration", "30"], "--frame-duration 30: write one of 10, 20, 40, 60 ms"),
+    ],
+)
+def test_what_opus_cannot_is_said_before_anybody_is_called(
+    source: Path, command: Any, arguments: list[str], said: str
+) -> None:
+    result = run(command, "--url", "ws://127.0.0.1:1/ws", "--source-wav-path", source, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr.replace("\n", " ")
+
+
+def test_opus_packets_have_the_length_and_the_bitrate_that_were_asked_for() -> None:
+    wave = np.random.default_rng(0).integers(-9000, 9000, 16_000).astype(np.int16)
+    sizes = {}
+    for bitrate in (12_000, 96_000):
+        packets = encode_source(wave, CallConfig("", "", encoding="OPUS", frame_ms=40, bitrate=bitrate))
+        assert [end for _, end in packets] == [40 * (i + 1) for i in range(25)]
+        sizes[bitrate] = sum(len(packet) for packet, _ in packets)
+    assert sizes[96_000] > 3 * sizes[12_000]
+    with pytest.raises(CallError, match="--frame-duration"):
+        CallConfig("", "", encoding="OPUS", frame_ms=25)
+
+
+@pytest.mark.parametrize("service", ["mute"], indirect=True)
+def test_a_call_beyond_its_time_has_failed(service: FakeService, source: Path, tmp_path: Path) -> None:
+    arguments = ["--url", service.url, "--output-dir", tmp_path, "-c", 1, "-t", 0.5, "--source-wav-path", source]
+    result = run(loadgen.main, *arguments)
+    assert result.exit_code == 1
+    assert "for 0.5 s" in result.output or "within 0.5 s" in result.output
+
+
+def test_the_documented_line_of_fast_vc_service_runs(service: FakeService, source: Path, tmp_path: Path) -> None:
+    """As a path, from another folder, with its options."""
+    script = ROOT / "tools" / "loadgen.py"
+    line = f"--url {service.url} --api-key test-key --num-clients 2 --max-workers 1 --delay-between-starts 0.1"
+    line += f" --timeout 60 --source-wav-path {source} --output-wav-dir here --encoding OPUS --chunk-time 20"
+    line += " --frame-duration 20 --bitrate 128000 --no-save-output"
+    done = subprocess.run(
+        [sys.executable, "-I", script, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = {"summary.json"} | {f"client{i}_{what}.json" for i in (0, 1) for what in ("result", "stats")}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names
+    assert {config["api_key"] for config in service.configs} == {"test-key"}

@@ -226,10 +226,10 @@ def test_overload_conceals_what_cannot_be_made_and_wastes_nothing(
     assert sessions > 700
     world = World(sessions)
     assert world.scheduler.capacity < sessions
-    seconds = 15.0
+    seconds = 9.0
     world.run(calls(sessions, seconds, phase=phase))
     world.check()
-    begin, end = 5.0, seconds
+    begin, end = 3.0, seconds
     rows = sum(rows for at, rows, _, _ in world.batches if begin <= at < end)
     assert rows >= 0.9 * IDEAL_ROWS_A_S * (end - begin)
     share = world.concealed / len(world.answers)

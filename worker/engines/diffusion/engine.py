@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared.config import WorkerConfig, resolve
+from shared.settings import WorkerConfig
 from worker import pitch
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.engines.diffusion.graphs import GraphCache
@@ -25,7 +25,7 @@ from worker.models.networks import F0_RATE
 from worker.models.seedvc.flow import RowOptions
 from worker.precision import PRECISIONS
 from worker.timings import Laps, Stopwatch
-from worker.voices import Voice, list_voices
+from worker.voices import Voice, offered_voices
 
 VOCODER_MARGIN_FRAMES = 32  # before the samples that are wanted, so that they see what the vocoder hears
 PITCH_MEMORY_S = 20.0  # of voiced speech, after which a caller's older pitch counts 1/e
@@ -270,7 +270,7 @@ def dit_left_units(config: WorkerConfig) -> int:
 
 def make(config: WorkerConfig, device: str) -> DiffusionEngine:
     """As configured, with its model's weights. Raises ``CheckpointError``, and as the constructor does."""
-    voices = list_voices(resolve(config.voices_dir))
+    voices = offered_voices(config.voices_dir)
     pipeline = Pipeline(
         load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path),
         device=device,

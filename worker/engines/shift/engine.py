@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from loguru import logger
 
-from shared.config import WorkerConfig, resolve
+from shared.settings import WorkerConfig
 from worker import pitch
 from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.engines.shift import envelope, psola
 from worker.geometry import INPUT_RATE, Geometry
 from worker.timings import Laps
-from worker.voices import Voice, VoiceError, list_voices, usable
+from worker.voices import Voice, VoiceError, offered_voices, usable
 
 DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
 
@@ -275,7 +275,7 @@ def _profile(voice: Voice, wave: npt.NDArray[np.float32], device: torch.device) 
 def make(config: WorkerConfig, device: str) -> ShiftEngine:
     """As configured. Raises as the constructor does."""
     return ShiftEngine(
-        list_voices(resolve(config.voices_dir)),
+        offered_voices(config.voices_dir),
         config.max_sessions,
         geometry=Geometry.of(config),
         device=device,

@@ -3,7 +3,8 @@
 A window hears a frame of 20 ms several times, each time with other context, and a bit near zero may fall either way. A
 frame's code is *settled* when the frame lies ``right`` behind the end of the window that hears it; from then on the
 stream keeps it, whatever later windows make of it, so that what the transformer sees of the past never flickers. Codes
-nearer to the end are provisional: they are the right context of what is emitted, and nobody hears them.
+nearer to the end are provisional: they are the right context of what is emitted, and nobody hears them. A provisional
+bit is not clung to when it is settled: the later window has heard more of what follows, and is right more often.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.models.seedvc2.astral import bits_of, codes_of, unit
+from worker.models.seedvc2.astral import codes_of
 
 NEVER = -(1 << 40)  # units, of a stream that has settled nothing
-HYSTERESIS = 0.02  # of a value on the unit sphere, below which a provisional bit stays what it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,4 @@ def settle(projected: Tensor, before: Tensor, places: Places) -> Tensor:
     """Codes of a window, int64 ``[B, F]``. projected: what its quantiser makes, float32 ``[B, F, bits]``. before: the
     codes of the window before, int64 ``[B, F]``."""
     old = before.gather(1, places.then.clamp(max=before.shape[1] - 1))
-    provisional = ~places.kept & (places.then < before.shape[1])
-    doubtful = provisional[..., None] & (unit(projected).abs() < HYSTERESIS)
-    bits = torch.where(doubtful, bits_of(old, projected.shape[2]), projected > 0)
-    return torch.where(places.kept, old, codes_of(bits))
+    return torch.where(places.kept, old, codes_of(projected > 0))

@@ -15,24 +15,22 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from shared.config import WorkerConfig, resolve
+from shared.settings import WorkerConfig
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.engines.diffusion.engine import VOCODER_MARGIN_FRAMES, dit_left_units, no_lap
 from worker.engines.diffusion.graphs import GraphCache
 from worker.engines.diffusion.prompts import PromptBank
-from worker.engines.v2.commit import NEVER, Places, settle
+from worker.engines.v2.commit import NEVER
+from worker.engines.v2.hearing import Heard, hear, remember
 from worker.engines.v2.pipeline import V2Pipeline
-from worker.geometry import UNIT_MS, UNITS_A_SECOND, Geometry
+from worker.geometry import UNIT_MS, Geometry
 from worker.models.catalogue import FineTuned
-from worker.models.seedvc2.astral import Energies
 from worker.models.seedvc2.flow import Rates, RowOptions2
 from worker.models.seedvc2.model import SeedVc2
 from worker.models.seedvc2.regulator import STAGES, Moments
 from worker.precision import PRECISIONS
 from worker.timings import Laps, Stopwatch
-from worker.voices import Voice, list_voices
-
-MEMORY_S = 30.0  # that energies and moments are averaged over: as much as the networks hear of a file at once
+from worker.voices import Voice, offered_voices
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +176,25 @@ class V2Engine:
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
         steps = min(batch.steps, self.max_steps)
-        at, state = batch.rows, self.state
-        known = {field.name: getattr(state, field.name)[at] for field in fields(State)}
-        rows = Rows(**known | {"steps": known["steps"].clamp(max=steps)}, window=batch.window, position=batch.position)
+        rows = self.rows_of(batch, steps)
         clock = Laps(self.pipeline.device)
         made = None if self._graphs is None else self._graphs.replay(rows, steps)
         if made is not None:
             clock.lap("graph")
         else:
             # Whether rows differ is known on the host, and rows that do not are spared what it costs.
-            plain = all(self._plain[slot] for slot in at.tolist())
+            plain = all(self._plain[slot] for slot in batch.rows.tolist())
             made = self.call(rows, steps, mixed=not plain, clock=clock)
+        at, state = batch.rows, self.state
         wave, state.codes[at], state.squares[at], state.heard[at], state.sums[at], state.regulated[at] = made
         state.upto[at] = batch.position
         return wave, clock.times()
+
+    def rows_of(self, batch: Batch, steps: int) -> Rows:
+        """What a call for ``batch`` reads."""
+        known = {field.name: getattr(self.state, field.name)[batch.rows] for field in fields(State)}
+        known["steps"] = known["steps"].clamp(max=steps)
+        return Rows(**known, window=batch.window, position=batch.position)
 
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, ...]:
         return self.call(rows, steps, mixed=True)
@@ -199,22 +202,17 @@ class V2Engine:
     def call(self, rows: Rows, steps: int, *, mixed: bool, clock: Stopwatch | None = None) -> tuple[Tensor, ...]:
         """The answer ``[B, engine_samples]``, then what the rows know afterwards: codes, energies, moments. Nothing
         here reads a value on the host or depends on one, so that it can be captured."""
-        pipeline, geometry = self.pipeline, self.geometry
+        pipeline = self.pipeline
         lap = clock.lap if clock is not None else no_lap
         features = pipeline.v2.hubert(rows.window)
         lap("content")
-        places = Places.of(rows.position, rows.upto, geometry.window_units, geometry.right_units)
-        newly = places.newly.float()
-        # While a session's first block settles nothing, all it has said is measured.
-        counted = torch.where(newly.sum(1, keepdim=True) > 0, newly, places.begun.float())
-        hidden, measured = pipeline.v2.wide.streamed(features, Energies(rows.squares, rows.heard), counted)
-        codes = settle(pipeline.v2.wide.project(hidden), rows.codes, places)
-        squares, heard = remember(rows.squares, rows.heard, measured.squares, measured.frames, float(UNITS_A_SECOND))
+        before = Heard(rows.codes, rows.upto, rows.squares, rows.heard)
+        heard, counted = hear(pipeline.v2.wide, features, rows.position, before, self.geometry)
         lap("quantiser")
-        wave, moments = self.speak(rows, codes, counted, steps, mixed, lap)
+        wave, moments = self.speak(rows, heard.codes, counted, steps, mixed, lap)
         rate = pipeline.mel_config.rate / pipeline.mel_config.hop
         sums, regulated = remember(rows.sums, rows.regulated, moments.sums, moments.frames, rate)
-        return wave, codes, squares, heard, sums, regulated
+        return wave, heard.codes, heard.squares, heard.frames, sums, regulated
 
     def speak(
         self, rows: Rows, codes: Tensor, counted: Tensor, steps: int, mixed: bool, lap: Callable[[str], None]
@@ -243,16 +241,6 @@ class V2Engine:
         return wave, moments
 
 
-def remember(
-    known: Tensor, frames: Tensor, new: Tensor, count: Tensor, frames_a_second: float
-) -> tuple[Tensor, Tensor]:
-    """Sums over ``frames`` and over ``count`` new ones, the old fading so that they are never over more than
-    ``MEMORY_S``."""
-    room = (MEMORY_S * frames_a_second - count).clamp(min=0)
-    keep = (room / frames.clamp(min=1)).clamp(max=1)
-    return known * keep.view(-1, *[1] * (known.dim() - 1)) + new, frames * keep + count
-
-
 def make(config: WorkerConfig, device: str) -> V2Engine:
     """As configured, with its weights. Raises ``CheckpointError``, and as the constructor does."""
     own = None
@@ -267,7 +255,7 @@ def make(config: WorkerConfig, device: str) -> V2Engine:
     )
     return V2Engine(
         pipeline,
-        list_voices(resolve(config.voices_dir)),
+        offered_voices(config.voices_dir),
         config.max_sessions,
         geometry=Geometry.of(config, pipeline.mel_config.rate),
         dit_left_units=dit_left_units(config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +77,28 @@ class V2Networks:
     vocoder: BigVganVocoder
     ar: StyleNetworks | None = None
     tracker: None = None  # it takes no pitch
+
+    @classmethod
+    def of(cls, name: str, modules: Mapping[str, nn.Module]) -> V2Networks:
+        """Of networks by their published names; with the style path if its networks are among them."""
+        style = None
+        if AR_V2.name in modules:
+            style = StyleNetworks(
+                cast(Astral, modules[ASTRAL_NARROW.name]),
+                cast(ArModel, modules[AR_V2.name]),
+                cast(CodeEmbedding, modules[REGULATOR_AR_V2.name]),
+            )
+        return cls(
+            name=name,
+            hubert=cast(Hubert, modules[HUBERT.name]),
+            wide=cast(Astral, modules[ASTRAL_WIDE.name]),
+            style=HalfStyle(cast(CamPlus, modules[CAMPPLUS.name])).eval(),
+            mel=MelSpectrogram(MEL),
+            regulator=cast(CodeRegulator, modules[REGULATOR_V2.name]),
+            dit=cast(DiT2, modules[CFM_V2.name]),
+            vocoder=BigVganVocoder(cast(BigVgan, modules[BIGVGAN_22K_NETWORK.name])).eval(),
+            ar=style,
+        )
 
     @property
     def mel_config(self) -> MelConfig:
@@ -191,24 +214,7 @@ class SeedVc2:
         vocoder = cast(BigVgan, modules[BIGVGAN_22K_NETWORK.name])
         if (vocoder.config.mel_bins, vocoder.config.hop) != (MEL.bins, MEL.hop):
             raise CheckpointError(f"{BIGVGAN_22K_NETWORK.name} takes another mel than {self.name} makes.")
-        path = None
-        if style:
-            path = StyleNetworks(
-                cast(Astral, modules["astral_narrow"]),
-                cast(ArModel, modules["ar_v2"]),
-                cast(CodeEmbedding, modules["regulator_ar_v2"]),
-            )
-        return V2Networks(
-            name=self.name if own is None else own.checkpoint.stem,
-            hubert=cast(Hubert, modules["hubert_v2"]),
-            wide=cast(Astral, modules["astral_wide"]),
-            style=HalfStyle(cast(CamPlus, modules["campplus"])).eval(),
-            mel=MelSpectrogram(MEL),
-            regulator=cast(CodeRegulator, modules["regulator_v2"]),
-            dit=cast(DiT2, modules["cfm_v2"]),
-            vocoder=BigVganVocoder(vocoder).eval(),
-            ar=path,
-        )
+        return V2Networks.of(self.name if own is None else own.checkpoint.stem, modules)
 
 
 def model(name: str) -> SeedVc2:

@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from shared.config import ROOT
 from tests.support.reduced import reduced_v2, write_hub
 from worker.engine import SessionOptions
-from worker.engines.v2 import commit
 from worker.engines.v2.commit import NEVER, Places, settle
-from worker.engines.v2.engine import MEMORY_S, Rows, V2Engine, remember
+from worker.engines.v2.engine import Rows, V2Engine
+from worker.engines.v2.hearing import MEMORY_S, remember
 from worker.engines.v2.pipeline import V2Pipeline
 from worker.geometry import Geometry
 from worker.models.seedvc2.flow import Rates
@@ -196,22 +196,16 @@ def test_options_within_limits(make: Make) -> None:
         engine.limits.check({"guidance": 0.5})
 
 
-def test_hysteresis_keeps_a_doubtful_bit_until_it_is_clear() -> None:
+def test_what_is_settled_stays_and_what_is_not_is_heard_anew() -> None:
     window, right = 8, 3
-    before = torch.tensor([[1, 1, 1, 1, 1, 1, 1]])  # of two bits, 01
-    projected = torch.tensor([-0.7, 0.7]).repeat(1, 7, 1)  # says 01 clearly
-    projected[0, 4] = torch.tensor([0.9, -commit.HYSTERESIS / 2])  # then in doubt about the second bit
-    projected[0, 3] = torch.tensor([0.9, -0.1])  # and here not
-    projected[0, 1] = torch.tensor([0.9, -0.1])
+    before = torch.tensor([[1, 1, 1, 1, 1, 1, 1]])
+    projected = torch.tensor([0.9, -0.1]).repeat(1, 7, 1)  # code 2 of two bits
     places = Places.of(torch.tensor([100]), torch.tensor([98]), window, right)
-    codes = settle(projected, before, places)[0].tolist()
-    assert codes[1] == 1  # settled before, whatever is said now
-    assert codes[3] == 2
-    assert codes[4] == 3
+    assert settle(projected, before, places)[0].tolist() == [1, 1, 1, 2, 2, 2, 2]
     assert places.newly[0].tolist() == [False, False, False, True, True, False, False]
     never = Places.of(torch.tensor([3]), torch.tensor([NEVER]), window, right)
-    assert never.newly[0].tolist() == [False] * 5 + [False, False]  # what was before the start counts for nothing
-    assert torch.equal(settle(projected, before, never)[0], torch.tensor([1, 2, 1, 2, 2, 1, 1]))
+    assert not never.newly.any()  # what was before the session's start counts for nothing
+    assert settle(projected, before, never)[0].tolist() == [2] * 7
 
 
 def test_memory_is_a_mean_of_everything_then_of_the_last_half_minute() -> None:

@@ -1,1 +1,0 @@
-"""What a call leaves behind: its sound, its timeline, its figures; where they lie, for how long, and who has them."""
