@@ -45,11 +45,11 @@ def reduced(name: str) -> spec.ModelSpec:
     published = spec.SPECS[name]
     content: Any = _XLSR if published.content == "xlsr" else _WHISPER
     vocoder: Any = {"hift": HiftConfig(channels=32), "bigvgan_22k": _BIGVGAN_22K, "bigvgan_44k": _BIGVGAN_44K}
-    dit = DiTConfig(published.dit.mel_bins, 128, 3, tokens=published.dit.tokens, wavenet=published.dit.wavenet)
+    dit = DiTConfig(published.dit.mel_bins, 64, 3, tokens=published.dit.tokens, wavenet=published.dit.wavenet)
     return replace(
         published,
         dit=dit,
-        regulator=RegulatorConfig(content.width, 128, published.pitch),
+        regulator=RegulatorConfig(content.width, 64, published.pitch),
         content_config=content,
         vocoder_config=vocoder[published.vocoder],
         style_config=CamPlusConfig(channels=4, layers=(1, 1, 1)),

@@ -92,7 +92,7 @@ def stream(pool: StreamPool, slots: list[int], waves: list[Any], steps: int = ST
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
-@pytest.mark.parametrize("max_prompt_s", [1.0, 3.0])
+@pytest.mark.parametrize("max_prompt_s", [1.0, 1.7])
 def test_a_session_does_not_notice_its_neighbours(make: Make, name: str, max_prompt_s: float) -> None:
     sessions = [
         ("carlo", SessionOptions(), 11),
@@ -100,7 +100,7 @@ def test_a_session_does_not_notice_its_neighbours(make: Make, name: str, max_pro
         ("allison", SessionOptions(guidance=0.0, f0_shift=3.0), 7),
         ("carlo", SessionOptions(), 11),
     ]
-    waves = [speech(0.96, begin) for begin in (0.3, 1.0, 2.2, 3.1)]
+    waves = [speech(0.72, begin) for begin in (0.3, 1.0, 2.2, 3.1)]
     engine = make(name, max_prompt_s=max_prompt_s)
     assert engine.bank.ragged == (max_prompt_s > 1)
     together = StreamPool(engine, 4)
