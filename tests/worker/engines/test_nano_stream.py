@@ -51,7 +51,7 @@ def served(engine: DiffusionEngine, voice: str, pcm: Pcm, steps: int = 2) -> Pcm
 
 @pytest.mark.parametrize(("path", "voice"), [(WOMAN, "carlo"), (MAN, "allison"), (MAN, "june")])
 def test_the_output_speaks_at_the_references_pitch(engine: DiffusionEngine, path: Path, voice: str) -> None:
-    out = served(engine, voice, read_pcm(path))
+    out = served(engine, voice, read_pcm(path)[: 5 * 16_000])
     assert median_f0_hz(out) == pytest.approx(median_f0_hz(read_pcm(VOICES[voice].path)), rel=0.1)
     assert active_level_db(out) > -40
 
