@@ -24,6 +24,8 @@ from gateway.stream import Answer, Stream
 from shared.messages import CREDIT, LINK_RATE
 
 T = TypeVar("T")
+_OMISSION_S = 0.15  # a shorter gap between payloads may be how the caller or its network sends
+_MOST_OMITTED_MS = 1000
 Say = Callable[[bytes], Awaitable[None]]
 
 
@@ -50,6 +52,10 @@ class Session:
         self._blocker = Blocker(self._layout)
         self._edges = Edges(self._layout.rate_out)
         self._until_block_ms = self._blocker.missing_ms
+        self._heard_at = -_OMISSION_S  # loop time of the latest payload
+        self._began_at = 0.0  # loop time of the first since the caller began, or spoke again
+        self._position_ms = 0.0  # of the caller's sound since then
+        self._made_up_ms = 0.0
         self._max_unfinished = max_waiting + CREDIT
         self._sent_blocks = 0
         self._sent_samples = 0  # at the worker's rate
@@ -61,21 +67,38 @@ class Session:
 
     async def feed(self, payload: bytes | None) -> None:
         """One message of sound, or None for one that was lost. Raises `SessionError` INVALID_AUDIO."""
+        now = self._now()
+        if not self._position_ms or now - self._heard_at >= _OMISSION_S:
+            self._make_up(now)
+        self._heard_at = now
         try:
             audio_ms = self._decoder.push(payload)
         except CodecError as error:
             raise SessionError("INVALID_AUDIO", str(error)) from None
-        event = PayloadReceived(self._now(), payload, audio_ms)
+        self._position_ms += audio_ms
+        event = PayloadReceived(now, payload, audio_ms)
         for observer in self._observers:
             observer.on_payload(event)
         self._until_block_ms -= audio_ms
         if self._until_block_ms <= 1e-6:
             await self._submit(self._blocker.push(await self._decode(last=False)))
 
+    def _make_up(self, now: float) -> None:
+        """After a gap: what the caller's encoder left out because it was silence, so that time stays right."""
+        if self._position_ms == 0.0:
+            self._began_at = now
+            return
+        missing_ms = min(1000 * (now - self._began_at) - self._position_ms, _MOST_OMITTED_MS)
+        made_ms = self._decoder.make_up(missing_ms) if missing_ms > 0 else 0.0
+        self._position_ms += made_ms
+        self._made_up_ms += made_ms
+        self._until_block_ms -= made_ms
+
     async def pause(self) -> None:
         """Nothing has come for a while: what is held goes on its way now, with silence behind it."""
         samples = await self._offload(self._decoder.drain, self._decoder.is_slow)
         blocks = self._blocker.push(samples, silence_ms=self._decoder.lag_ms)
+        self._position_ms = 0.0
         await self._submit(blocks + self._blocker.pad())
 
     async def finish(self) -> None:
@@ -157,7 +180,7 @@ class Session:
         return self._stats.summary(
             self._now(),
             reopened=self._stream.reopened,
-            padded_ms=self._blocker.padded / LINK_RATE * 1000,
+            padded_ms=self._blocker.padded / LINK_RATE * 1000 + self._made_up_ms,
             lost=self._decoder.concealed,
             ignored=self.ignored,
         )

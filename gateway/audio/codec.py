@@ -49,6 +49,11 @@ class Decoder(Protocol):
         """Take one payload, None for one that was lost; how many ms it sounds. Raises `CodecError`."""
         ...
 
+    def make_up(self, ms: float) -> float:
+        """For silence that the caller's encoder did not send (discontinuous transmission): at most `ms` of it, how many
+        there are then; 0 where the latest payload said nothing of the kind."""
+        ...
+
     def decode(self, *, last: bool) -> Pcm:
         """What was pushed since the last call; `last` flushes what the filters hold. Raises `CodecError`."""
         ...

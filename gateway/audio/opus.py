@@ -14,6 +14,7 @@ from shared.messages import LINK_RATE
 RATES = (8000, 12_000, 16_000, 24_000, 48_000)
 FRAMES_MS = (2.5, 5, 10, 20, 40, 60, 80, 100, 120)
 MAX_PACKET_MS = 120  # RFC 6716, 3.4
+MAX_DTX_BYTES = 2  # of a packet after which an encoder may send nothing: libopus, opus_encode's documentation
 MAX_BAD_RUN = 50  # damaged packets one after another: then it is no Opus
 _COMPLEXITY = 5  # half the cost of libopus's default on speech
 
@@ -29,12 +30,16 @@ class OpusDecoder:
         self._recogniser = Recogniser(packets=True)
         self._packets: list[tuple[bytes | None, float]] = []
         self._latest_ms = audio.frame_ms
+        self._is_paused = False  # the caller's encoder: it hears silence
         self._bad_run = 0
         self.concealed = 0
 
     def push(self, payload: bytes | None) -> float:
-        if payload is not None:
+        if payload is None:
+            self.concealed += 1
+        else:
             self._recogniser.check(payload)
+            self._is_paused = len(payload) <= MAX_DTX_BYTES
             try:
                 self._latest_ms = packet_ms(payload)
             except CodecError as error:
@@ -42,6 +47,11 @@ class OpusDecoder:
                 payload = None
         self._packets.append((payload, self._latest_ms))
         return self._latest_ms
+
+    def make_up(self, ms: float) -> float:
+        count = int(ms / self._latest_ms) if self._is_paused else 0
+        self._packets += [(None, self._latest_ms)] * count
+        return count * self._latest_ms
 
     def decode(self, *, last: bool) -> Pcm:
         packets, self._packets = self._packets, []
@@ -62,11 +72,11 @@ class OpusDecoder:
                 self._count_bad(f"Opus packet of {len(payload)} bytes: {error}")
                 payload = None
         if payload is None:
-            self.concealed += 1
             sound = libopus.decode(self._decoder.decoder_state, None, 0, samples, False, 1)
         return sound if len(sound) == 2 * samples else sound[: 2 * samples].ljust(2 * samples, b"\0")
 
     def _count_bad(self, reason: str) -> None:
+        self.concealed += 1
         self._bad_run += 1
         if self._bad_run >= MAX_BAD_RUN:
             raise CodecError(f"{MAX_BAD_RUN} damaged packets one after another; the latest: {reason}")
@@ -126,3 +136,5 @@ OPUS = Codec(
     frames_ms=FRAMES_MS,
     frames_text=f"one of {', '.join(map(str, FRAMES_MS))}",
 )
+
+CODECS = (OPUS,)

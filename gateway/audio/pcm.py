@@ -19,7 +19,7 @@ RATES = range(8000, 48_001)
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
     """One sample's bytes, and how many of them become int16."""
 
     size: int
@@ -48,19 +48,20 @@ def _from_float32(sound: bytes) -> Pcm:
     return to_pcm(wave.astype(np.float64) * 32768)
 
 
-_SAMPLES: dict[BitDepth, _Sample] = {
-    16: _Sample(2, _from_s16),
-    24: _Sample(3, _from_s24),
-    32: _Sample(4, _from_s32),
-    "float32": _Sample(4, _from_float32),
+_SAMPLES: dict[BitDepth, Sample] = {
+    16: Sample(2, _from_s16),
+    24: Sample(3, _from_s24),
+    32: Sample(4, _from_s32),
+    "float32": Sample(4, _from_float32),
 }
 
 
 class PcmDecoder:
     """Interleaved little-endian samples of any rate; channels are mixed."""
 
-    def __init__(self, audio: AudioFormat) -> None:
-        self._sample = _SAMPLES[audio.bit_depth]
+    def __init__(self, audio: AudioFormat, sample: Sample | None = None) -> None:
+        """`sample` where the encoding, not the bit depth, decides it."""
+        self._sample = sample or _SAMPLES[audio.bit_depth]
         self._rate, self._channels = audio.rate, audio.channels
         self._frame = self._sample.size * self._channels
         self._resampler = StreamResampler(audio.rate, LINK_RATE)
@@ -83,6 +84,9 @@ class PcmDecoder:
         self._payloads.append(payload)
         frames, self._odd = divmod(self._odd + len(payload), self._frame)
         return frames / self._rate * 1000
+
+    def make_up(self, ms: float) -> float:
+        return 0.0
 
     def decode(self, *, last: bool) -> Pcm:
         sound = b"".join(self._payloads)
@@ -122,3 +126,5 @@ PCM = Codec(
     decoder=PcmDecoder,
     encoder=PcmEncoder,
 )
+
+CODECS = (PCM,)  # another code of single samples, as A-law, is one more row here

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from gateway.audio import opus, pcm
 from gateway.audio.codec import Codec
-from gateway.audio.opus import OPUS
-from gateway.audio.pcm import PCM
 
-CODECS = (PCM, OPUS)
+CODECS = (*pcm.CODECS, *opus.CODECS)
 
 _BY_NAME = {name: codec for codec in CODECS for name in (codec.name, *codec.aliases)}
 

@@ -197,6 +197,29 @@ async def test_time_stays_right_when_packets_are_damaged_or_lost(service: Servic
     assert stats["total_processed_ms"] == 600
 
 
+@pytest.mark.parametrize("settings", [{"hold_ms": 5000}])
+async def test_silence_that_an_encoder_does_not_send_takes_its_time(service: Service) -> None:
+    """Discontinuous transmission: after a packet of silence nothing comes for 0.4 s, three times."""
+    await service.worker()
+    socket = await service.call(encoding="OPUS")
+    began = asyncio.get_running_loop().time()
+    sent = packets(300)
+    for packet in sent[:10]:
+        await socket.send_bytes(packet)
+        await asyncio.sleep(0.02)
+    for _ in range(3):
+        await socket.send_bytes(sent[0][:1])
+        await asyncio.sleep(0.4)
+    for packet in sent[10:]:
+        await socket.send_bytes(packet)
+        await asyncio.sleep(0.02)
+    took_ms = 1000 * (asyncio.get_running_loop().time() - began)
+    audio, stats = await finish(socket)
+    assert stats["lost_packets"] == 0
+    assert stats["padded_ms"] >= 900
+    assert abs(len(audio) / 16 - LEAD_MS - took_ms) <= BLOCK_MS + 60
+
+
 async def test_a_run_of_damaged_packets_ends_the_call_with_one_error(service: Service) -> None:
     await service.worker()
     socket = await service.call(encoding="OPUS")

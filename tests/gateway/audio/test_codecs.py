@@ -207,6 +207,18 @@ def test_packets_of_discontinuous_transmission_keep_time() -> None:
     assert len(decoded(OpusDecoder(AudioFormat("OPUS")), *packets)) == len(wave)
 
 
+def test_what_an_encoder_left_out_in_silence_is_made_up_for() -> None:
+    decoder = OpusDecoder(AudioFormat("OPUS"))
+    speech = packets_of(tone(16_000, 0.1), 16_000, 20)
+    for packet in speech:
+        decoder.push(packet)
+    assert decoder.make_up(400) == 0  # speech is not left out: a gap behind it is the network's
+    decoder.push(speech[0][:1])
+    assert decoder.make_up(390) == 380
+    assert len(decoder.decode(last=True)) == (120 + 380) * 16
+    assert decoder.concealed == 0
+
+
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 48_000])
 def test_pcm_out_has_the_exact_length(rate: int) -> None:
     encoder = PcmEncoder(AudioFormat(rate=rate), 16_000)

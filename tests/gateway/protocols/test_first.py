@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.audio.codec import AudioFormat
 from gateway.caller import Cue, Lost
 from gateway.errors import SessionError
 from gateway.protocols.first import error_writer, parse_first
 from gateway.request import SessionRequest
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from(
+    ["type", "signal", "session_id", "stream_id", "api_key", "sample_rate", "sample_rate_out", "bit_depth",
+     "sample_bit", "channels", "encoding", "encoding_out", "opus_frame_duration", "voice", "model", "options", "count"]
+)  # fmt: skip
 
 
 def config(**fields: Any) -> str:
@@ -216,3 +230,34 @@ def test_control_messages_of_the_simple_protocol() -> None:
     assert protocol.read('{"type":"ping"}') is Cue.PING
     assert protocol.read("anything") is Cue.UNKNOWN
     assert protocol.ready({}) is None
+
+
+def outcome(work: Callable[[], Any]) -> Any:
+    """What it returns, or the refusal it raises; nothing else may be raised."""
+    try:
+        return work()
+    except SessionError as error:
+        return error
+
+
+@given(st.dictionaries(names, values), st.sampled_from([{"type": "config"}, {"signal": "start"}, {}]))
+def test_whatever_comes_first_is_a_request_or_a_refusal(fields: dict[str, Any], kind: dict[str, str]) -> None:
+    text = json.dumps({**fields, **kind})
+    told = json.loads(error_writer(text)(SessionError("INVALID_CONFIG", "no")))
+    assert told.get("error_code") == "INVALID_CONFIG" or told.get("status") == "failed"
+    made = outcome(lambda: parse_first(text).request)
+    if isinstance(made, SessionError):
+        assert made.code == "INVALID_CONFIG"
+        assert made.details is None or made.details["fields"]
+    else:
+        made.session_id.encode()
+        assert 1 <= len(made.session_id) <= 200
+        assert 8000 <= made.audio_in.rate <= 48_000
+
+
+@given(values, st.sampled_from(["end", "ping", "lost", "other"]))
+def test_whatever_comes_later_is_understood_ignored_or_refused(value: Any, kind: str) -> None:
+    for text in (json.dumps(value), json.dumps({"type": kind, "signal": kind, "count": value})):
+        for protocol in (parse_first(config()), parse_first(start())):
+            heard = outcome(partial(protocol.read, text))
+            assert isinstance(heard, Cue | Lost) or heard.details == {"fields": ["count"]}
