@@ -68,6 +68,29 @@ async def test_opus_both_ways(service: Serve) -> None:
     assert median_f0(made.output(), 24_000) == pytest.approx(reference_f0("carlo"), rel=0.1)
 
 
+async def test_a_muted_caller_hears_the_end_of_the_last_word_and_goes_on(service: Serve) -> None:
+    wave = read_source(SAMPLE, 16_000)
+    spoken, later = wave[: 16_000 * 23 // 10], wave[16_000 * 3 : 16_000 * 5]
+    heard = bytearray()
+    async with aiohttp.ClientSession() as http, http.ws_connect(service.url) as socket:
+        await socket.send_json({"type": "config", "api_key": KEY})
+        ready = await socket.receive_json(timeout=10)
+        lead = (ready["prefill_ms"] + ready["delay_ms"]) * 16
+        await socket.send_bytes(spoken.tobytes())
+        while len(heard) < 2 * (len(spoken) + lead):  # nothing more is sent until all of it is here
+            heard += (await socket.receive(timeout=10)).data
+        await socket.send_bytes(later.tobytes())
+        await socket.send_json({"type": "end"})
+        while (message := await socket.receive(timeout=10)).type == aiohttp.WSMsgType.BINARY:
+            heard += message.data
+        stats = message.json()["stats"]
+    out = np.frombuffer(heard, "<i2")
+    assert stats["concealed_chunks"] == 0
+    assert 0 < stats["padded_ms"] <= ready["block_ms"] + ready["delay_ms"]
+    assert len(out) == len(spoken) + len(later) + lead + round(stats["padded_ms"] * 16)
+    assert median_f0(out, 16_000) == pytest.approx(reference_f0("carlo"), rel=0.1)
+
+
 async def test_silence_stays_silence(service: Serve) -> None:
     made = await convert(service, np.zeros(32_000, np.int16))
     assert len(made.output()) >= 32_000
