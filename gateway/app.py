@@ -14,13 +14,22 @@ import uvloop
 from aiohttp import web
 from loguru import logger
 
+from gateway.auth.door import Door
+from gateway.auth.requests import address_middleware
 from gateway.calls import Calls
 from gateway.link import GatewayLink
 from gateway.metrics import Metrics
+from gateway.origins import Origins
 from gateway.pool import Pool
+from gateway.recording.recorder import Recorder
+from gateway.recording.traces import Traces
+from gateway.recording.vault import Vault
 from gateway.routes.catalogue import catalogue_routes
+from gateway.routes.recordings import recording_routes
+from gateway.routes.reports import report_routes
 from gateway.routes.sessions import session_routes
 from gateway.routes.status import status_routes
+from gateway.tls import Certificates
 from gateway.transports.upgrade import WebSocketUpgrades
 from shared.config import Config, ConfigError, check_auth
 from shared.link import SWITCH_INTERVAL_S
@@ -29,6 +38,7 @@ from shared.state import GatewayState, StateReporter
 from shared.version import version
 
 _STATE_INTERVAL_S = 1.0
+_WATCH_INTERVAL_S = 1.0
 
 
 class Gateway:
@@ -45,6 +55,21 @@ class Gateway:
         gateway = self.config.gateway
         check_auth(self.config)
         version()  # asks git once, before anybody waits
+        recording = self.config.recording
+        self.door = Door(self.config.auth, is_private=gateway.is_private)
+        self.recorder = Recorder(
+            recording.dir,
+            None if recording.keys_dir is None else Vault(recording.keys_dir),
+            max_backlog_bytes=int(recording.max_backlog_mb * 1e6),
+            keep_days=recording.keep_days,
+            max_bytes=recording.max_gb * 1e9,
+        )
+        self.traces = Traces(self.recorder, record=recording.enabled)
+        self._certificates = None
+        if gateway.tls_certificate is not None and gateway.tls_key is not None:
+            self._certificates = Certificates(gateway.tls_certificate, gateway.tls_key)
+        origins = Origins(gateway.allowed_origins, is_private=gateway.is_private)
+        addresses = address_middleware(gateway.trusted_proxies)
         self.link = GatewayLink(self.config.link, self.metrics.bad_frames.inc)
         self.pool = Pool(
             self.link,
@@ -55,31 +80,37 @@ class Gateway:
             clock=asyncio.get_running_loop().time,
         )
         self.link.start(self.pool)
-        self.calls = Calls(self.config, self.pool, self.metrics, self._codec_threads)
-        app = web.Application()
+        self.calls = Calls(self.config, self.pool, self.metrics, self._codec_threads, self.door, self.traces)
+        app = web.Application(middlewares=[addresses])
         app.add_routes(status_routes(self.pool, self.calls, self.metrics))
-        app.add_routes(catalogue_routes(self.pool))
-        app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls)))
+        app.add_routes(catalogue_routes(self.pool, origins))
+        app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
+        app.add_routes(recording_routes(self.door, self.recorder, is_private=gateway.is_private))
+        app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, gateway.host, gateway.port).start()
+            tls = None if self._certificates is None else self._certificates.context
+            await web.TCPSite(self._runner, gateway.host, gateway.port, ssl_context=tls).start()
         except OSError as error:
             await self._close()
             raise ConfigError(f"gateway: cannot listen on {gateway.host}:{gateway.port}: {error.strerror}") from None
         self.port: int = self._runner.addresses[0][1]
         self._state = StateReporter(self.config.serve.state_dir)
-        self._reporter = asyncio.create_task(self._report())
+        self.recorder.start()
+        self._tasks = [asyncio.create_task(work) for work in (self._report(), self._watch_files())]
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, self.config.link.host, self.link.port)
         if gateway.published:
-            logger.info("open http://{}/", gateway.published[0])
+            logger.info("open {}://{}/", "http" if self._certificates is None else "https", gateway.published[0])
 
     async def stop(self) -> None:
         """Sessions get their audio and close 1001; then everything else ends."""
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
         await self.calls.drain(self.config.gateway.shutdown_grace_s)
-        self._reporter.cancel()
-        await asyncio.gather(self._reporter, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.recorder.stop)
         await self._close()
         self._state.remove()
         logger.info("gone")
@@ -89,6 +120,14 @@ class Gateway:
         await self.link.stop()
         await self.pool.stop()
         self._codec_threads.shutdown()
+
+    async def _watch_files(self) -> None:
+        """Keys and certificates that change while the gateway runs."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.to_thread(self.door.refresh)
+            if self._certificates is not None:
+                await asyncio.to_thread(self._certificates.refresh)
 
     async def _report(self) -> None:
         while True:

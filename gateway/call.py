@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
 from gateway.audio.table import find_codec
-from gateway.auth.keys import is_allowed
+from gateway.auth.door import Door
+from gateway.auth.guard import guard
+from gateway.auth.guessing import SlowDown
+from gateway.auth.ledger import LimitReached, Ticket
+from gateway.auth.principal import ANYBODY, CredentialError
 from gateway.blocks import BlockLayout
 from gateway.caller import Caller, Cue, Heard, Lost
 from gateway.errors import CallerGone, SessionError
 from gateway.events import SessionObserver
+from gateway.metrics import Metrics
+from gateway.pace import Pace
 from gateway.pool import Pool, Reservation
+from gateway.recording.recorder import CallInfo
+from gateway.recording.traces import Traces
 from gateway.request import SessionRequest
 from gateway.session import Session
 from gateway.silence import SilenceWatch
 from gateway.stream import Stream, StreamCounters, StreamSpec
-from shared.config import AuthConfig, GatewayConfig
+from shared.config import GatewayConfig
 from shared.log import for_session
 
 if TYPE_CHECKING:
@@ -34,12 +42,13 @@ class CallContext:
     """What all calls of a gateway share."""
 
     config: GatewayConfig
-    auth: AuthConfig
+    door: Door
     pool: Pool
     counters: StreamCounters
     codec_threads: Executor
     draining: asyncio.Event  # set: calls get their sound, and end
-    observers: Sequence[SessionObserver] = ()
+    metrics: Metrics
+    traces: Traces
 
 
 class Call:
@@ -54,6 +63,8 @@ class Call:
         self._now = asyncio.get_running_loop().time
         self._log: Logger = for_session("-")
         self._session: Session | None = None
+        self._ticket: Ticket | None = None
+        self._pace = Pace(context.config.max_audio_rate, self._now)
 
     async def run(self, reservation: Reservation) -> str:
         """From the first message to the close; returns how it ended: "complete", "gone", "cut off" or an error code."""
@@ -67,6 +78,8 @@ class Call:
         finally:
             if self._session is not None:
                 self._log.info("{}: {}", outcome, self._session.end(outcome))
+            if self._ticket is not None:
+                self._ticket.leave()
         return outcome
 
     async def _run(self, reservation: Reservation) -> str:
@@ -96,10 +109,23 @@ class Call:
         except TimeoutError:
             raise SessionError("TIMEOUT", f"no configuration within {timeout_s:g} s") from None
         self._log = for_session(request.session_id)
-        key = request.api_key
-        if key is not None and not is_allowed(key, self._context.auth):
-            raise SessionError("AUTH_FAILED", "api_key: not a known key", {"fields": ["api_key"]})
+        self._ticket = await self._enter(request)
         return request
+
+    async def _enter(self, request: SessionRequest) -> Ticket:
+        """Who calls, and their place among their limits."""
+        door, principal = self._context.door, self.caller.principal
+        try:
+            if principal is None and request.api_key is None:
+                principal = ANYBODY  # the protocol carries no key
+            elif principal is None:
+                principal = await door.identify(request.api_key or "", self.caller.address)
+            return door.enter(principal)
+        except CredentialError as error:
+            self._context.metrics.denied.labels("slowed" if isinstance(error, SlowDown) else "wrong").inc()
+            raise SessionError("AUTH_FAILED", str(error), {"fields": ["api_key"]}) from None
+        except LimitReached as error:
+            raise SessionError("TOO_MANY_SESSIONS", error.message, {"limit": error.limit}) from None
 
     async def _converse(self, request: SessionRequest, reservation: Reservation) -> None:
         await self._claim(request.session_id)
@@ -138,10 +164,26 @@ class Call:
             codec_out.encoder(request.audio_out, layout.rate_out),
             self._context.codec_threads,
             max_waiting=config.max_waiting_blocks,
-            observers=self._context.observers,
+            observers=[self._context.metrics, self._pace, *self._follow(request, spec)],
         )
         self._pool.adopt(stream, worker)
         return session, stream
+
+    def _follow(self, request: SessionRequest, spec: StreamSpec) -> list[SessionObserver]:
+        assert self._ticket is not None
+        principal, layout = self._ticket.principal, spec.layout
+        asked = {name: value for name, value in asdict(request).items() if name != "api_key"}
+        info = CallInfo(
+            request.session_id,
+            principal.name,
+            self.caller.transport,
+            spec.voice,
+            spec.model,
+            layout.block_ms,
+            layout.rate_out,
+            asked,
+        )
+        return self._context.traces.follow(info, principal.record, self._log)
 
     async def _await_opened(self, stream: Stream) -> None:
         timeout_s = self._config.processing_timeout_s
@@ -158,6 +200,7 @@ class Call:
         limit_s = self._config.max_session_s
         reader = asyncio.create_task(self._read(session))
         writer = asyncio.create_task(session.write(self._say))
+        guarded = asyncio.create_task(self._guard(stream))
         failure = stream.failure
         try:
             async with asyncio.timeout(limit_s):
@@ -176,9 +219,14 @@ class Call:
         except TimeoutError:
             raise SessionError("TIMEOUT", f"the session is longer than {limit_s:g} s") from None
         finally:
-            reader.cancel()
-            writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in (reader, writer, guarded):
+                task.cancel()
+            await asyncio.gather(reader, writer, guarded, return_exceptions=True)
+
+    async def _guard(self, stream: Stream) -> None:
+        """Ends the call when its caller may not go on."""
+        assert self._ticket is not None
+        stream.fail(await guard(self._context.door, self._ticket, self.caller.warn))
 
     async def _read(self, session: Session) -> bool:
         """The caller's messages; True at their end, False where the gateway's end came first."""
@@ -187,6 +235,7 @@ class Call:
         interrupt = asyncio.create_task(watch.interrupt_at(draining))
         try:
             while not draining.is_set():
+                await self._pace.wait()
                 watch.listen()
                 heard = await self.caller.hear()
                 await watch.heard(sound=isinstance(heard, bytes) and len(heard) > 0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from gateway.auth.principal import Principal
 from gateway.errors import SessionError
 from gateway.request import SessionRequest
 
@@ -33,6 +34,8 @@ class Caller(Protocol):
     """One caller. Every method may raise `CallerGone` or `ConnectionError` when nobody is there any more."""
 
     transport: str  # and protocol, for the log
+    address: str  # where the call comes from, as far as is known
+    principal: Principal | None  # whose credential came with the connection
 
     async def introduce(self) -> SessionRequest:
         """What the caller asks for. Raises `SessionError`."""
@@ -48,6 +51,10 @@ class Caller(Protocol):
 
     async def say(self, payload: bytes) -> None:
         """One message of the answer; waits while the caller does not read."""
+        ...
+
+    async def warn(self, message: str, seconds_left: int) -> None:
+        """The call will be ended so soon; nothing is said where the protocol has no words for it."""
         ...
 
     async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Executor
 
+from gateway.auth.door import Door
 from gateway.call import Call, CallContext
 from gateway.caller import Caller
 from gateway.errors import SessionError, bad_field
-from gateway.events import SessionObserver
 from gateway.metrics import Metrics
 from gateway.pool import Pool, Reservation
+from gateway.recording.traces import Traces
 from shared.config import Config
 
 
@@ -24,14 +24,12 @@ class Calls:
         pool: Pool,
         metrics: Metrics,
         codec_threads: Executor,
-        observers: Sequence[SessionObserver] = (),
+        door: Door,
+        traces: Traces,
     ) -> None:
-        """`observers` see every session, beside the metrics."""
         self._pool, self._metrics = pool, metrics
         self._draining = asyncio.Event()
-        self._context = CallContext(
-            config.gateway, config.auth, pool, metrics, codec_threads, self._draining, (metrics, *observers)
-        )
+        self._context = CallContext(config.gateway, door, pool, metrics, codec_threads, self._draining, metrics, traces)
         self._tasks: dict[asyncio.Task[object], Call] = {}
         self._by_session: dict[str, asyncio.Task[object]] = {}
 

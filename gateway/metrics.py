@@ -26,6 +26,10 @@ class Metrics:
         self.refused = Counter(
             "fastvc_sessions_refused", "Callers turned away before a session", ["reason"], registry=registry
         )
+        self.denied = Counter(
+            "fastvc_credentials_refused", "Credentials that were not believed, or not looked at", ["reason"],
+            registry=registry,
+        )  # fmt: skip
         self.reopened = Counter("fastvc_sessions_reopened", "Sessions moved to another worker", registry=registry)
         self.input = Counter("fastvc_input_seconds", "Sound that callers sent", registry=registry)
         self._input_ms = 0.0  # not yet counted

@@ -10,7 +10,7 @@ import socket as net
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from loguru import logger
 
@@ -314,6 +314,24 @@ class Pool:
                 local=w.hello.host == net.gethostname(),
             )
             for w in self.workers.values()
+        ]
+
+    def models(self) -> list[dict[str, Any]]:
+        """What callers may ask for as `model`, with what its workers have in common; the default first."""
+        known: dict[str, list[WorkerRecord]] = {}
+        for worker in self.workers.values():
+            known.setdefault(worker.hello.model, []).append(worker)
+        return [
+            {
+                "name": name,
+                "workers": len(workers),
+                "capacity": sum(worker.capacity for worker in workers),
+                "free": sum(worker.free for worker in workers),
+                "block_ms": workers[0].hello.block_ms,
+                "delay_ms": workers[0].hello.delay_ms,
+                "sample_rate_out": workers[0].hello.sample_rate_out,
+            }
+            for name, workers in sorted(known.items(), key=lambda item: (item[0] != self.default_model, item[0]))
         ]
 
     def session_ids(self) -> list[str]:

@@ -165,7 +165,7 @@ class Stream:
             self.opened.set_result(None)
 
     def on_failed(self, failed: Failed) -> None:
-        self._fail(refused_by_worker(failed.code, failed.message))
+        self.fail(refused_by_worker(failed.code, failed.message))
 
     def on_audio(self, audio: Audio) -> None:
         """An answer of this epoch."""
@@ -195,14 +195,14 @@ class Stream:
         busy = bool(self._at_worker or self._waiting) or not self.opened.done()
         if busy and now - self._heard_at > timeout_s:
             if self._send is None:
-                self._fail(SessionError("WORKER_LOST", f"no worker took the session over within {timeout_s:g} s"))
+                self.fail(SessionError("WORKER_LOST", f"no worker took the session over within {timeout_s:g} s"))
             else:
-                self._fail(SessionError("TIMEOUT", f"no answer of the worker within {timeout_s:g} s"))
+                self.fail(SessionError("TIMEOUT", f"no answer of the worker within {timeout_s:g} s"))
         self._pump()
 
     # --- within ---------------------------------------------------------------------------------------------
 
-    def _fail(self, error: SessionError) -> None:
+    def fail(self, error: SessionError) -> None:
         """The session's owner learns of it from `failure`."""
         if not self.failure.done():
             self.failure.set_result(error)

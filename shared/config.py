@@ -118,17 +118,20 @@ def _validate(merged: _Merged, name: str) -> Config:
 def check_auth(config: Config) -> None:
     """Refuse to serve others without keys of one's own. Raises `ConfigError`.
 
-    ``auth.required: false`` is the way to say that everybody may come in; leaving ``auth`` out is not.
+    ``auth.mode: none`` is the way to say that everybody may come in; leaving ``auth`` out is not.
     """
-    known_to_all = not config.auth.api_keys or DEMO_KEY in config.auth.api_keys
-    if config.auth.required and known_to_all and not config.gateway.is_private:
-        gateway = config.gateway
+    auth, gateway = config.auth, config.gateway
+    own = [key for key in auth.api_keys if key != DEMO_KEY or gateway.is_private]
+    if auth.is_open or auth.takes_tokens or own or auth.keys_file.is_file():
+        return
+    keys = f"`fast-vc keys api NAME`, or {ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
+    if auth.api_keys:
         where = f"published = {', '.join(gateway.published)}" if gateway.published else f"host = {gateway.host}"
         raise ConfigError(
-            f"auth.api_keys: gateway.{where} is reached by other machines, and "
-            f"everybody knows {DEMO_KEY}: name keys of your own, for example "
-            f"{ENV_PREFIX}AUTH__API_KEYS='[\"a-long-random-key\"]'"
+            f"auth.api_keys: gateway.{where} is reached by other machines, and everybody knows {DEMO_KEY}, which is "
+            f"of no use there: make keys of your own with {keys}"
         )
+    raise ConfigError(f"auth.api_keys is empty, and there is no {auth.keys_file}: make a key with {keys}")
 
 
 def profiles() -> dict[str, Path]:

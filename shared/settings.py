@@ -48,6 +48,17 @@ class GatewayConfig(Section):
     max_session_s: Seconds = 14_400.0
     shutdown_grace_s: Seconds = 10.0
     codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    max_audio_rate: Annotated[float, Field(ge=1, le=1000)] = 100.0
+    allowed_origins: list[str] = []
+    trusted_proxies: list[str] = []
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> GatewayConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: name both, or neither")
+        return self
 
     @property
     def is_private(self) -> bool:
@@ -62,15 +73,35 @@ class GatewayConfig(Section):
 
 
 class AuthConfig(Section):
-    """Who may open a session."""
+    """Who may open a session, and what else they may do."""
 
     required: bool = True
+    mode: Literal["none", "keys", "jwt", "both"] = "keys"
     api_keys: list[Annotated[str, Field(min_length=8, max_length=200)]] = [DEMO_KEY]
+    api_keys_scopes: list[Literal["call", "voices", "admin"]] = ["call", "voices"]
+    keys_file: Path = Path("keys/api-keys.json")
+    jwt_secret_file: Path | None = None
+    jwks_file: Path | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked for a credential."""
+        return not self.required or self.mode == "none"
+
+    @property
+    def takes_keys(self) -> bool:
+        return not self.is_open and self.mode in ("keys", "both")
+
+    @property
+    def takes_tokens(self) -> bool:
+        return not self.is_open and self.mode in ("jwt", "both")
 
     @model_validator(mode="after")
-    def _has_keys(self) -> AuthConfig:
-        if self.required and not self.api_keys:
-            raise ValueError("api_keys is empty while required is true: name at least one key (FASTVC_AUTH__API_KEYS)")
+    def _tokens_have_a_key(self) -> AuthConfig:
+        if self.takes_tokens and self.jwt_secret_file is None and self.jwks_file is None:
+            raise ValueError(f"mode = {self.mode} needs jwt_secret_file or jwks_file: who signs the tokens?")
         return self
 
 
@@ -151,6 +182,17 @@ class WorkerConfig(Section):
         return self
 
 
+class RecordingConfig(Section):
+    """What calls leave on disk."""
+
+    enabled: bool = False
+    dir: Path = Path("outputs")
+    keep_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
+    max_gb: Annotated[float, Field(gt=0, le=1e6)] = 20.0
+    max_backlog_mb: Annotated[float, Field(gt=0, le=10_000)] = 64.0
+    keys_dir: Path | None = None
+
+
 class LogConfig(Section):
     """The console's lines, and log files under `dir`, one a role, rotated by size."""
 
@@ -178,4 +220,5 @@ class Config(Section):
     link: LinkConfig = Field(default_factory=LinkConfig)
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     serve: ServeConfig = Field(default_factory=ServeConfig)
+    recording: RecordingConfig = Field(default_factory=RecordingConfig)
     log: LogConfig = Field(default_factory=LogConfig)

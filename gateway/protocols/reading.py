@@ -56,7 +56,7 @@ Whole = Annotated[int, Number]
 Rate = Annotated[int, Number, Field(ge=8000, le=48_000)]
 SessionId = Annotated[str, BeforeValidator(_text), Field(max_length=MAX_ID_CHARACTERS)]
 Name = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)]
-ApiKey = Annotated[str, BeforeValidator(_text), Field(max_length=200)]
+ApiKey = Annotated[str, BeforeValidator(_text), Field(max_length=8192)]  # tokens are long
 Encoding = Annotated[Codec, BeforeValidator(_encoding)]
 BitDepth = Annotated[Any, BeforeValidator(_bit_depth)]
 

@@ -59,6 +59,9 @@ class SimpleProtocol:
     def ready(self, details: dict[str, int]) -> str | None:
         return None
 
+    def warning(self, message: str, seconds_left: int) -> str | None:
+        return None
+
     def complete(self, stats: dict[str, Any]) -> str:
         return json.dumps({"signal": "completed", "stream_id": self.request.session_id})
 

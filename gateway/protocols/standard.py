@@ -49,6 +49,7 @@ class _Config(Message):
     type: Literal["config"]
     session_id: SessionId = ""
     api_key: ApiKey = ""
+    token: ApiKey = ""  # the same, by the name that those with tokens expect
     sample_rate: Rate = 16_000
     sample_rate_out: Rate = 16_000
     bit_depth: BitDepth = 16
@@ -89,6 +90,12 @@ class StandardProtocol:
         session_id = self.request.session_id
         return json.dumps({"type": "ready", "session_id": session_id, "message": "send audio", **details})
 
+    def warning(self, message: str, seconds_left: int) -> str | None:
+        session_id = self.request.session_id
+        return json.dumps(
+            {"type": "warning", "session_id": session_id, "message": message, "seconds_left": seconds_left}
+        )
+
     def complete(self, stats: dict[str, Any]) -> str:
         return json.dumps({"type": "complete", "session_id": self.request.session_id, "stats": stats})
 
@@ -124,7 +131,7 @@ def _request(config: _Config) -> SessionRequest:
     options = config.options.model_dump(exclude_none=True) if config.options else {}
     return SessionRequest(
         session_id=config.session_id or new_id(),
-        api_key=config.api_key,
+        api_key=config.api_key or config.token,
         audio_in=audio_in,
         audio_out=audio_out,
         voice=config.voice,

@@ -12,8 +12,12 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from gateway.auth.door import Door
+from gateway.auth.principal import Principal
+from gateway.auth.requests import address_of, credential_of, failure, principal_of
 from gateway.calls import Calls
 from gateway.errors import CallerGone, SessionError
+from gateway.origins import Origins
 from gateway.transports.websocket import WebSocketCaller
 from shared.config import GatewayConfig
 
@@ -43,34 +47,43 @@ class Allowance:
 class WebSocketUpgrades:
     """The handler of the routes that serve sessions."""
 
-    def __init__(self, config: GatewayConfig, calls: Calls) -> None:
-        self._config, self._calls = config, calls
+    def __init__(self, config: GatewayConfig, calls: Calls, door: Door, origins: Origins) -> None:
+        self._config, self._calls, self._door, self._origins = config, calls, door, origins
         self._refusals = Allowance(config.refusals_per_s, asyncio.get_running_loop().time)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One upgrade, to the end of its call."""
+        """One upgrade, to the end of its call. A credential that comes with it is looked at before."""
+        if request.body_exists:
+            raise failure(400, "INVALID_CONFIG", "an upgrade has no body")
+        if not self._origins.admit(request):
+            raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not call here (gateway.allowed_origins)")
+        principal = await principal_of(request, self._door) if credential_of(request) else None
         try:
             reservation = self._calls.admit()
         except SessionError as error:
             return await self._turn_away(request, _with_retry(error))
         try:
-            caller = self._caller()
+            caller = self._caller(request, principal)
             socket = await caller.accept(request)
             await self._calls.serve(caller, reservation)
             return socket
         finally:
             reservation.release()
 
-    def _caller(self) -> WebSocketCaller:
+    def _caller(self, request: web.Request, principal: Principal | None = None) -> WebSocketCaller:
         return WebSocketCaller(
-            max_message_bytes=self._config.max_message_bytes, allow_simple=self._config.allows_simple
+            max_message_bytes=self._config.max_message_bytes,
+            allow_simple=self._config.allows_simple,
+            address=address_of(request),
+            principal=principal,
+            subprotocols=[name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")],
         )
 
     async def _turn_away(self, request: web.Request, error: SessionError) -> web.StreamResponse:
         if not self._refusals.take():
             body = {"error_code": error.code, "message": error.message, "details": error.details}
             return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-        caller = self._caller()
+        caller = self._caller(request)
         socket = await caller.accept(request)
         with contextlib.suppress(SessionError, CallerGone, ConnectionError, TimeoutError):
             async with asyncio.timeout(_FIRST_MESSAGE_S):

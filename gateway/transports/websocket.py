@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
+from gateway.auth.principal import Principal
 from gateway.caller import Cue, Heard
 from gateway.errors import CallerGone, SessionError
 from gateway.protocols.contract import ClientProtocol
@@ -101,7 +102,18 @@ class WebSocketCaller:
 
     transport = "WebSocket"
 
-    def __init__(self, *, max_message_bytes: int, allow_simple: bool) -> None:
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int,
+        allow_simple: bool,
+        address: str,
+        principal: Principal | None,
+        subprotocols: Sequence[str] = (),
+    ) -> None:
+        """`principal`: whose credential came with the upgrade; `subprotocols`: what it offered, of which the first is
+        echoed, for a browser hangs up on a server that takes none."""
+        self.address, self.principal = address, principal
         # aiohttp refuses what is as long as its limit; ours may be reached
         self._socket = _Socket(
             max_msg_size=max_message_bytes + 1,
@@ -109,6 +121,7 @@ class WebSocketCaller:
             autoping=False,
             compress=False,
             timeout=CLOSE_TIMEOUT_S,
+            protocols=subprotocols[:1],
         )
         self._max_message_bytes = max_message_bytes
         self._allow_simple = allow_simple
@@ -158,6 +171,12 @@ class WebSocketCaller:
 
     async def say(self, payload: bytes) -> None:
         await self._socket.send_bytes(payload)
+
+    async def warn(self, message: str, seconds_left: int) -> None:
+        assert self._protocol is not None
+        if (text := self._protocol.warning(message, seconds_left)) is not None:
+            with contextlib.suppress(ConnectionError):  # whoever reads notices
+                await self._socket.send_str(text)
 
     async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
         assert self._protocol is not None

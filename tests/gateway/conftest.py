@@ -188,13 +188,21 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def service(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Service]:
+def sections() -> dict[str, Any]:
+    """Other sections of the configuration, which a module's own fixture replaces."""
+    return {}
+
+
+@pytest.fixture
+async def service(tmp_path: Path, settings: dict[str, Any], sections: dict[str, Any]) -> AsyncIterator[Service]:
     config = Config.model_validate(
         {
             "gateway": {"port": 0, "simple_protocol": True, "default_model": "echo", **settings},
             "auth": {"api_keys": [KEY], "required": True},
             "link": {"port": 0},
             "serve": {"state_dir": tmp_path},
+            "recording": {"dir": tmp_path / "outputs"},
+            **sections,
         },
         strict=False,
     )

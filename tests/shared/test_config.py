@@ -99,9 +99,15 @@ def test_what_counts_is_where_a_container_s_port_is_published(tmp_path: Path) ->
         check_auth(published)
 
 
-def test_required_without_keys_is_no_configuration() -> None:
-    with pytest.raises(ConfigError, match="api_keys is empty"):
-        load(environ={"FASTVC_AUTH__API_KEYS": "[]"})
+def test_nothing_starts_where_nobody_could_come_in(tmp_path: Path) -> None:
+    environ = {"FASTVC_AUTH__API_KEYS": "[]", "FASTVC_AUTH__KEYS_FILE": str(tmp_path / "keys.json")}
+    with pytest.raises(ConfigError, match=r"api_keys is empty, and there is no .*keys\.json"):
+        check_auth(load(environ=environ))
+    (tmp_path / "keys.json").touch()
+    check_auth(load(environ=environ))
+    with pytest.raises(ConfigError, match="mode = jwt needs jwt_secret_file or jwks_file"):
+        load(environ={"FASTVC_AUTH__MODE": "jwt"})
+    check_auth(load(environ={"FASTVC_AUTH__MODE": "none", "FASTVC_GATEWAY__HOST": "0.0.0.0"}))
 
 
 def test_environment_overrides_the_profile_and_names_it() -> None:
@@ -134,7 +140,7 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ("FASTVC_WORKER__DIT_LEFT_MS", "9000", ["worker", "dit_left_ms = 9000 must not exceed left_ms"]),
         ("FASTVC_WORKER__GATHER_MS", "11", ["worker.gather_ms", "10"]),
         ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),
-        ("FASTVC_WORKERS", "2", ["FASTVC_WORKERS", "auth, gateway, link, log, serve, worker"]),
+        ("FASTVC_WORKERS", "2", ["FASTVC_WORKERS", "auth, gateway, link, log, recording, serve, worker"]),
         ("FASTVC_WOKER__MODEL", "shift", ["FASTVC_WOKER__MODEL", "section"]),
         ("FASTVC_LOG__LEVEL", "LOUD", ["log.level", "'INFO'"]),
         ("FASTVC_LOG__LEVEL", "[", ["FASTVC_LOG__LEVEL", "not YAML"]),

@@ -1,101 +1,50 @@
-"""`fast-vc keys`: CURVE certificates of the link, made, listed and taken back.
-
-A folder holds a pair a side, ``NAME.key`` and ``NAME.key_secret``, and in ``workers/`` the public certificates of the
-workers that may join: the gateway's ``link.allowed_workers_dir``.
-"""
+"""`fast-vc keys`: keys of callers and of the link, made, listed and taken back."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import stat
-import sys
 from pathlib import Path
 
 import click
 
-from shared.curve import PUBLIC_SUFFIX, SECRET_SUFFIX, make_pair
 from shared.errors import ConfigError
-from shared.options import Group
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_folder = click.option(
-    "--folder", type=click.Path(path_type=Path, file_okay=False), default=Path("keys"), show_default=True
-)
-
-
-def _allowed(folder: Path) -> Path:
-    return folder / "workers"
+from shared.options import Group, load_options, profile_options
+from tools.service.access_keys import api, describe_keys, recording, revoke_access, tls
+from tools.service.link_keys import describe_pairs, folder_option, link, revoke_worker
 
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Keys of the link between gateways and workers on other hosts."""
+    """Keys of callers, of the link between hosts, of recordings, and certificates."""
 
 
-@keys.command()
-@click.argument("name")
-@click.option("--gateway", "is_gateway", is_flag=True, help="A gateway's own: it does not join as a worker.")
-@_folder
-def link(name: str, is_gateway: bool, folder: Path) -> None:
-    """Make the pair of one side, and let a worker's join."""
-    _check_name(name)
-    try:
-        public, secret = make_pair(folder, name)
-        _allowed(folder).mkdir(exist_ok=True)
-        if not is_gateway:
-            shutil.copy(public, _allowed(folder))
-    except OSError as error:
-        click.echo(f"fast-vc: {error}", err=True)
-        sys.exit(1)
-    click.echo(f"made {public} and {secret}, which only you can read")
-    if is_gateway:
-        click.echo(
-            f"on the gateway's host:  link.secret_key_file: {secret}\n"
-            f"                        link.allowed_workers_dir: {_allowed(folder)}\n"
-            f"on every worker's host: a copy of {public}"
-        )
-    else:
-        click.echo(
-            f"on the worker's host:   link.secret_key_file: a copy of {secret}\n"
-            f"                        link.server_key_file: a copy of the gateway's public key\n"
-            f"on the gateway's host:  {_allowed(folder) / public.name} lets it join, from the gateway's next start"
-        )
+for command in (api, link, recording, tls):
+    keys.add_command(command)
 
 
 @keys.command("list")
-@_folder
-def list_keys(folder: Path) -> None:
-    """Every pair, whether its secret is here, and which workers may join."""
-    names = {path.stem for place in (folder, _allowed(folder)) for path in place.glob(f"*{PUBLIC_SUFFIX}")}
-    if not names:
-        click.echo(f"no keys in {folder}/")
-    for name in sorted(names):
-        joins = "may join" if (_allowed(folder) / f"{name}{PUBLIC_SUFFIX}").exists() else "-"
-        click.echo(f"{name:<24}{_secret_state(folder / f'{name}{SECRET_SUFFIX}'):<34}{joins}")
+@profile_options
+@folder_option
+def list_keys(file: Path | None, profile: str | None, folder: Path) -> None:
+    """Every API key and every pair of the link: whose, and whether it is of use; never a secret."""
+    config = load_options(file, profile)
+    access, pairs = describe_keys(config.auth.keys_file), describe_pairs(folder)
+    click.echo("\n".join(access) or f"no keys in {config.auth.keys_file}")
+    click.echo("\n".join(pairs) or f"no keys of the link in {folder}/")
 
 
 @keys.command()
+@profile_options
 @click.argument("name")
-@_folder
-def revoke(name: str, folder: Path) -> None:
-    """Let a worker join no more, from the gateway's next start."""
-    _check_name(name)
-    path = _allowed(folder) / f"{name}{PUBLIC_SUFFIX}"
-    if not path.exists():
-        click.echo(f"fast-vc: {name} is not among the workers that may join ({_allowed(folder)}/)", err=True)
-        sys.exit(1)
-    path.unlink()
-    click.echo(f"{name} may not join any more once the gateway is started again")
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"keys: {name!r}: a name has letters, digits, '_', '-', '.' beginning with a letter or digit")
-
-
-def _secret_state(path: Path) -> str:
-    if not path.exists():
-        return "secret elsewhere"
-    open_to_others = stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
-    return "secret here, OTHERS CAN READ IT" if open_to_others else "secret here"
+@folder_option
+def revoke(file: Path | None, profile: str | None, name: str, folder: Path) -> None:
+    """Take back the API keys of NAME (or the one with this id), and let a worker of that name join no more."""
+    config = load_options(file, profile)
+    revoked = revoke_access(config.auth.keys_file, name)
+    for identity in revoked:
+        click.echo(f"revoked {identity} ({name}): running calls end within seconds")
+    if revoke_worker(folder, name):
+        click.echo(f"{name} may not join any more once the gateway is started again")
+    elif not revoked:
+        raise ConfigError(
+            f"no key {name!r} in {config.auth.keys_file}, nor among the workers that may join ({folder}/)"
+        )

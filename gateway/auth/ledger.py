@@ -1,0 +1,113 @@
+"""How much every principal has taken of this gateway: calls at once, calls a minute, minutes a day (UTC)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.auth.principal import Principal
+
+_MINUTE_S = 60.0
+_DAY_S = 86_400.0
+
+
+class LimitReached(Exception):
+    """A principal has taken as much as its limits allow; `limit` is the one."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.message = message
+
+
+@dataclass(slots=True)
+class _Account:
+    begun: dict[Ticket, float] = field(default_factory=dict)  # calls that are on, since when (or since midnight)
+    recent: deque[float] = field(default_factory=deque)  # when the calls of the last minute began
+    day: int = 0
+    used_s: float = 0.0  # of `day`, by calls that are over
+
+    def turn_day(self, now: float) -> None:
+        if int(now // _DAY_S) != self.day:
+            self.day, self.used_s = int(now // _DAY_S), 0.0
+            self.begun = {ticket: max(at, self.day * _DAY_S) for ticket, at in self.begun.items()}
+
+    def spent_s(self, now: float) -> float:
+        return self.used_s + sum(now - at for at in self.begun.values())
+
+
+class Ticket:
+    """One call's place in its principal's account, until it leaves."""
+
+    def __init__(self, ledger: Ledger, principal: Principal) -> None:
+        self.principal = principal
+        self._ledger = ledger
+
+    def left_s(self) -> float | None:
+        """How long the call may go on by its principal's minutes; None without a limit. Others spend them too."""
+        return self._ledger.left_s(self.principal)
+
+    def leave(self) -> None:
+        """The call is over. Once is enough, twice does no harm."""
+        self._ledger.leave(self)
+
+
+class Ledger:
+    """Lives on one event loop. `now` is wall clock time: a day is a day of the calendar."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._accounts: dict[str, _Account] = {}
+
+    def enter(self, principal: Principal) -> Ticket:
+        """A call of `principal` begins. Raises `LimitReached`."""
+        now, limits = self._now(), principal.limits
+        account = self._accounts.setdefault(principal.name, _Account())
+        account.turn_day(now)
+        while account.recent and account.recent[0] <= now - _MINUTE_S:
+            account.recent.popleft()
+        if limits.sessions is not None and len(account.begun) >= limits.sessions:
+            raise LimitReached("sessions", f"{principal.name} may have {limits.sessions} sessions at once")
+        if limits.sessions_per_minute is not None and len(account.recent) >= limits.sessions_per_minute:
+            raise LimitReached(
+                "sessions_per_minute", f"{principal.name} may begin {limits.sessions_per_minute} sessions a minute"
+            )
+        if limits.minutes_per_day is not None and account.spent_s(now) >= limits.minutes_per_day * 60:
+            raise LimitReached("minutes_per_day", _minutes(principal))
+        ticket = Ticket(self, principal)
+        account.begun[ticket] = now
+        if limits.sessions_per_minute is not None:
+            account.recent.append(now)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        account = self._accounts.get(ticket.principal.name)
+        if account is None or ticket not in account.begun:
+            return
+        account.turn_day(self._now())
+        account.used_s += max(0.0, self._now() - account.begun.pop(ticket))
+        self._forget_idle()
+
+    def left_s(self, principal: Principal) -> float | None:
+        """Seconds of the day that `principal` has left, for all its calls together; None without a limit."""
+        limit = principal.limits.minutes_per_day
+        if limit is None:
+            return None
+        account = self._accounts.get(principal.name)
+        if account is None:
+            return limit * 60
+        account.turn_day(self._now())
+        return limit * 60 - account.spent_s(self._now())
+
+    def _forget_idle(self) -> None:
+        """Names that were not seen today: tokens may bring ever new ones."""
+        today = int(self._now() // _DAY_S)
+        idle = [name for name, account in self._accounts.items() if not account.begun and account.day != today]
+        for name in idle:
+            del self._accounts[name]
+
+
+def _minutes(principal: Principal) -> str:
+    return f"{principal.name} may talk {principal.limits.minutes_per_day:g} minutes a day, and has"

@@ -1,0 +1,45 @@
+"""Which sites' pages may use the gateway: a browser says where a page came from, and cannot be made to lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from shared.addresses import is_loopback
+
+
+class Origins:
+    """The gateway's own pages always may, and what names no origin, for it is no browser."""
+
+    def __init__(self, allowed: Sequence[str], *, is_private: bool) -> None:
+        """`allowed`: origins as browsers write them (``https://app.example``), or ``*`` for all.
+
+        `is_private`: only this machine reaches the gateway, so that a page which calls it by a public name was lent
+        that name by somebody else's DNS (rebinding).
+        """
+        self._private = is_private
+        self._all = "*" in allowed
+        self._allowed = {origin.rstrip("/").lower() for origin in allowed}
+
+    def admit(self, request: web.Request) -> bool:
+        """Whether the page that sent `request` may use the gateway."""
+        origin = request.headers.get("Origin")
+        if origin is None or self._all or origin.lower() in self._allowed:
+            return True
+        own = request.headers.get("Host", "").lower()
+        try:
+            page = urlsplit(origin.lower())
+        except ValueError:
+            return False
+        if not own or page.netloc != own:
+            return False
+        return not self._private or is_loopback(page.hostname or "")
+
+    def headers(self, request: web.Request) -> dict[str, str]:
+        """For the answer: without them a browser keeps it from a page of another site."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self.admit(request):
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}

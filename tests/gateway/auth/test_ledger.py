@@ -1,0 +1,92 @@
+"""Limits of a principal: sessions at once, sessions a minute, minutes a day. Time is a number here."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.auth.ledger import Ledger, LimitReached
+from gateway.auth.principal import Limits, Principal
+
+DAY_S = 86_400.0
+
+
+class Clock:
+    time = 1000 * DAY_S + 3600
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_sessions_at_once(clock: Clock) -> None:
+    ledger, alice = Ledger(clock), Principal("alice", limits=Limits(sessions=2))
+    first, _ = ledger.enter(alice), ledger.enter(alice)
+    with pytest.raises(LimitReached, match="2 sessions at once") as caught:
+        ledger.enter(alice)
+    assert caught.value.limit == "sessions"
+    ledger.enter(Principal("bob", limits=Limits(sessions=1)))  # another's limit is another's
+    first.leave()
+    first.leave()
+    ledger.enter(alice)
+    with pytest.raises(LimitReached):
+        ledger.enter(alice)
+
+
+def test_sessions_a_minute(clock: Clock) -> None:
+    ledger, alice = Ledger(clock), Principal("alice", limits=Limits(sessions_per_minute=3))
+    for _ in range(3):
+        ledger.enter(alice).leave()
+        clock.time += 10
+    with pytest.raises(LimitReached, match="3 sessions a minute"):
+        ledger.enter(alice)
+    clock.time += 30  # the first is a minute old
+    ledger.enter(alice)
+    with pytest.raises(LimitReached):
+        ledger.enter(alice)
+
+
+def test_minutes_a_day_are_spent_by_all_calls_together(clock: Clock) -> None:
+    ledger, alice = Ledger(clock), Principal("alice", limits=Limits(minutes_per_day=10))
+    first, second = ledger.enter(alice), ledger.enter(alice)
+    assert first.left_s() == 600
+    clock.time += 240
+    assert first.left_s() == second.left_s() == 120
+    second.leave()
+    clock.time += 120
+    assert first.left_s() == 0
+    with pytest.raises(LimitReached, match="10 minutes a day"):
+        ledger.enter(alice)
+
+
+def test_a_new_day_begins_at_midnight_also_for_a_call_that_is_on(clock: Clock) -> None:
+    ledger, alice = Ledger(clock), Principal("alice", limits=Limits(minutes_per_day=10))
+    ticket = ledger.enter(alice)
+    clock.time = 1001 * DAY_S + 60
+    assert ticket.left_s() == 540
+    ticket.leave()
+    assert ledger.left_s(alice) == 540
+
+
+def test_without_limits_nothing_is_counted_down(clock: Clock) -> None:
+    ledger, anybody = Ledger(clock), Principal("anybody")
+    tickets = [ledger.enter(anybody) for _ in range(1000)]
+    assert tickets[0].left_s() is None
+
+
+def test_principals_of_yesterday_are_forgotten(clock: Clock) -> None:
+    ledger = Ledger(clock)
+    for number in range(50):
+        ledger.enter(Principal(f"caller-{number}")).leave()
+    clock.time += DAY_S
+    ledger.enter(Principal("today")).leave()
+    assert len(ledger._accounts) == 1
+
+
+@pytest.mark.parametrize("given", [{"session": 1}, {"sessions": -1}, {"sessions": "2"}, {"sessions": 1.5}, [], 5])
+def test_limits_that_cannot_be_are_named(given: object) -> None:
+    with pytest.raises(ValueError, match="limits"):
+        Limits.read(given)
