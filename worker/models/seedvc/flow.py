@@ -8,6 +8,7 @@ waits for the device or depends on values, so a whole call can be captured as a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.models.seedvc.dit import DiT, Times
+from worker.models.seedvc.dit import Conditions, DiT, Times
 
 Schedule = Literal["linear", "cosine"]
 
@@ -101,12 +102,24 @@ class FlowSolver:
         if lens is not None:
             free = free & (frames < lens[:, None])[:, None]
 
+        def conditions(with_null: bool) -> Conditions:
+            return self.dit.conditions(prompt_x, style, mu, lens, with_null=with_null)
+
+        return self.along(noise, conditions, free, rows)
+
+    @torch.inference_mode()
+    def along(
+        self, noise: Tensor, conditions: Callable[[bool], Conditions], free: Tensor, rows: RowOptions | None = None
+    ) -> Tensor:
+        """noise: ``[B, C, T]``. conditions: what the network is given, with or without the rows of the unconditional
+        branch. free: bool, broadcast to ``noise``, frames that are made; the others are zero. rows: see ``__call__``.
+        Returns ``[B, C, T]``."""
         rate: float | Tensor = self.guidance
         if rows is not None:
             self.prepare_rows()
             rate = self.guidance if rows.guidance is None else rows.guidance[:, None, None]
         guided = isinstance(rate, Tensor) or rate > 0
-        conditions = self.dit.conditions(prompt_x, style, mu, lens, with_null=guided)
+        given = conditions(guided)
         x = noise * free
         for step in range(self.steps):
             size: float | Tensor = self.sizes[step]
@@ -114,7 +127,7 @@ class FlowSolver:
                 times = self.times.at(step)
             else:
                 times, size = self._row_step(step, rows, 2 if guided else 1)
-            velocity = self.dit.velocity(x, times, conditions)
+            velocity = self.dit.velocity(x, times, given)
             if guided:
                 conditional, null = velocity.chunk(2)
                 velocity = (1 + rate) * conditional - rate * null

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.models.seedvc.flow import Schedule, time_span
+from worker.models.seedvc.plan import Plan, integrate
 from worker.models.seedvc2.dit import Branch, DiT2, Times2
 
 BRANCHES: tuple[Branch, ...] = ("full", "text", "null")
@@ -63,13 +64,23 @@ class FlowSolver2:
     """A solver with a fixed number of steps; make one for each number in use, after moving the network."""
 
     @torch.inference_mode()
-    def __init__(self, dit: DiT2, *, steps: int, rates: Rates | None = None, schedule: Schedule = "cosine") -> None:
-        self.dit, self.steps, self.schedule = dit, steps, schedule
+    def __init__(
+        self,
+        dit: DiT2,
+        *,
+        steps: int,
+        rates: Rates | None = None,
+        schedule: Schedule = "cosine",
+        plan: Plan | None = None,
+    ) -> None:
+        """plan: in place of ``steps`` and ``schedule``, for calls whose rows do not differ."""
+        self.dit, self.steps, self.schedule, self.plan = dit, steps, schedule, plan
         self.rates = rates or Rates()
         self._device = dit.cond_x_merge_linear.weight.device
         span = time_span(steps, schedule)
         self.sizes: list[float] = span.diff().tolist()
         self.times = dit.times(span[:-1].to(self._device))
+        self._planned = None if plan is None else dit.times(torch.tensor(plan.evaluated, device=self._device))
         self._shorter: tuple[Times2, Tensor] | None = None
 
     @torch.inference_mode()
@@ -131,6 +142,8 @@ class FlowSolver2:
             prompt_x = prompt_x.masked_fill(free, 0)
         if lens is not None:
             free = free & (frames < lens[:, None])[:, None]
+        if self.plan is not None and self._planned is not None:
+            return self._follow(self.plan, self._planned, noise, (prompt_x, style, mu, lens), free, rows)
         if rows is not None:
             self.prepare_rows()
         branches, weights = self.rates.branches, self._weights(rows)
@@ -145,3 +158,32 @@ class FlowSolver2:
             velocity = sum(weight * part for weight, part in zip(weights, parts, strict=True))
             x = (x + size * velocity).where(free, 0)
         return x
+
+    def _follow(
+        self,
+        plan: Plan,
+        times: Times2,
+        noise: Tensor,
+        given: tuple[Tensor, Tensor, Tensor, Tensor | None],
+        free: Tensor,
+        rows: RowOptions2 | None,
+    ) -> Tensor:
+        """As a plan says; where it is not guided, with the conditional branch alone."""
+        if rows is not None:
+            raise ValueError("a plan is the same for all rows")
+        plain: tuple[Branch, ...] = ("text",) if self.rates.anonymous else ("full",)
+        weights = self.rates.weights
+        conditions = {
+            guided: self.dit.conditions(*given, self.rates.branches if guided else plain)
+            for guided in {plan.is_guided(time) for time in plan.evaluated}
+        }
+
+        def velocity(x: Tensor, number: int, guided: bool) -> Tensor:
+            made = self.dit.velocity(x, times.at(number), conditions[guided])
+            if not guided:
+                return made
+            branches = self.rates.branches
+            parts = zip(branches, made.chunk(len(branches)), strict=True)
+            return torch.stack([weights[branch] * part for branch, part in parts]).sum(0)
+
+        return integrate(noise, plan, velocity, free)
