@@ -29,6 +29,7 @@ from shared.messages import (
     FromGateway,
     FromWorker,
     GatewayHeartbeat,
+    Heartbeat,
     Hello,
     MessageError,
     decode_from_worker,
@@ -52,6 +53,10 @@ class Receiver(Protocol):
 
     def lose(self, identity: bytes, reason: str) -> None:
         """A worker is gone."""
+        ...
+
+    def account(self, identity: bytes) -> tuple[int, int]:
+        """The quota that a worker gave us last, and how many sessions we have there."""
         ...
 
 
@@ -132,6 +137,8 @@ class GatewayLink:
         elif identity in self._names:
             self._seen_at[identity] = self._loop.time()
             self._receiver.take(identity, message)
+            if isinstance(message, Heartbeat):
+                self._beat_to(identity)  # confirms the quota that it may have brought
         else:
             self._ask_again(identity)
         return True
@@ -150,7 +157,12 @@ class GatewayLink:
             return
         self._names[identity] = hello.worker_id
         self._receiver.welcome(identity, hello)
-        self.send(identity, GatewayHeartbeat(PROTOCOL_VERSION, known=True))
+        self._beat_to(identity)
+
+    def _beat_to(self, identity: bytes) -> None:
+        if identity in self._names:
+            quota, held = self._receiver.account(identity)
+            self.send(identity, GatewayHeartbeat(PROTOCOL_VERSION, known=True, quota=quota, held=held))
 
     def _ask_again(self, identity: bytes) -> None:
         frame = encode(GatewayHeartbeat(PROTOCOL_VERSION, known=False))
@@ -176,7 +188,7 @@ class GatewayLink:
         """A beat to everyone: the ROUTER refuses one whose connection is gone."""
         if not self._socket.closed:
             for identity in list(self._names):
-                self.send(identity, GatewayHeartbeat(PROTOCOL_VERSION, known=True))
+                self._beat_to(identity)
 
     async def _beat(self) -> None:
         while True:

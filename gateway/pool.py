@@ -49,8 +49,8 @@ class WorkerRecord:
 
     identity: bytes
     hello: Hello
-    capacity: int
-    others: int = 0  # sessions of other gateways
+    quota: int  # of its places, as it said last
+    capacity: int  # as many, or fewer until its next beat
     queue_ms: float = 0.0
     draining: bool = False
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class WorkerRecord:
 
     @property
     def free(self) -> int:
-        return 0 if self.draining else max(0, self.capacity - self.others - len(self.streams))
+        return 0 if self.draining else max(0, self.capacity - len(self.streams))
 
     @property
     def load(self) -> tuple[float, float]:
-        return (self.others + len(self.streams)) / max(1, self.capacity), self.queue_ms
+        return len(self.streams) / max(1, self.capacity), self.queue_ms
 
     def has_voice(self, name: str) -> bool:
         return any(voice.name == name for voice in self.hello.voices)
@@ -221,7 +221,7 @@ class Pool:
 
     def welcome(self, identity: bytes, hello: Hello) -> None:
         former = [w for w in self.workers.values() if w.name == hello.worker_id]
-        self.workers[identity] = WorkerRecord(identity, hello, hello.capacity)
+        self.workers[identity] = WorkerRecord(identity, hello, hello.capacity, hello.capacity)
         logger.info(
             "worker {} on {} ({}, {}, pid {}): {} places",
             hello.worker_id,
@@ -250,13 +250,17 @@ class Pool:
             self._unseat(stream.spec.session_id)
         self._rehouse(streams)
 
+    def account(self, identity: bytes) -> tuple[int, int]:
+        worker = self.workers[identity]
+        return worker.quota, len(worker.streams)
+
     def take(self, identity: bytes, message: FromWorker) -> None:
         worker = self.workers[identity]
         match message:
             case Heartbeat():
                 self._metrics.on_beat(worker.name, message)
-                worker.capacity, worker.queue_ms = message.capacity, message.queue_ms
-                worker.others = max(0, message.sessions - len(worker.streams))
+                worker.capacity = worker.quota = message.capacity
+                worker.queue_ms = message.queue_ms
                 self._rehouse(list(self._orphans.values()))
             case Goodbye():
                 self._drain(worker, message.reason)
@@ -280,7 +284,7 @@ class Pool:
                 stream.on_opened()
             case Failed(code="OVERLOADED") if stream.opened.done():
                 self._unseat(message.session)
-                worker.capacity = min(worker.capacity, worker.others + len(worker.streams))  # until its next beat
+                worker.capacity = min(worker.capacity, len(worker.streams))  # until its next beat
                 self._rehouse([stream])
             case Failed():
                 stream.on_failed(message)
@@ -308,7 +312,7 @@ class Pool:
                 host=w.hello.host,
                 device=w.hello.device,
                 model=w.hello.model,
-                sessions=len(w.streams) + w.others,
+                sessions=len(w.streams),
                 capacity=w.capacity,
                 draining=w.draining,
                 local=w.hello.host == net.gethostname(),

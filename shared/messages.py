@@ -78,10 +78,10 @@ class Hello:
 @_closed
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker lives, and how loaded it is. `sessions` counts those of every gateway it serves."""
+    """A worker lives, and how loaded it is, as far as this gateway is concerned."""
 
-    sessions: Count
-    capacity: Count
+    sessions: Count  # of this gateway
+    capacity: Count  # this gateway's quota: so many sessions it may have here
     queue_ms: Milliseconds  # the longest wait of the latest batch
     steps: Count  # of the solver, in use
     refused: Count = 0  # chunks that broke the rules, since its start
@@ -191,10 +191,12 @@ class Close:
 @_closed
 @dataclass(frozen=True, slots=True)
 class GatewayHeartbeat:
-    """The gateway lives; `known` tells a worker whether the gateway has its `Hello`."""
+    """The gateway lives; `known` tells a worker whether the gateway has its `Hello`. It confirms the worker's quota."""
 
     protocol: Count
     known: Flag
+    quota: Count = 0  # the latest `capacity` that was read
+    held: Count = 0  # sessions at that worker, those that are on their way to it included
     kind: Literal["heartbeat"] = "heartbeat"
 
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import zmq
 from loguru import logger
@@ -37,6 +37,7 @@ from shared.messages import (
     decode_from_gateway,
     encode,
 )
+from worker.serving.quota import Quotas
 from worker.serving.scheduler import Scheduler
 
 _FIRST_PAUSE_S = 0.2
@@ -85,6 +86,7 @@ class WorkerLink:
         self._on_tick = on_tick
         self._gateways = [_Gateway(endpoint) for endpoint in gateways]
         self._by_number: dict[int, _Connection] = {}
+        self._quotas = Quotas()
         self._next_number = 0
         self._outbox: deque[tuple[int, FromWorker]] = deque()
         self._goodbye: str | None = None
@@ -174,7 +176,9 @@ class WorkerLink:
         for event in drain_monitor(connection.watcher):
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 connection.up, connection.seen_at = True, time.monotonic()
-                self._send(connection, self._hello)
+                self._quotas.join(connection.number)
+                self._share()
+                self._introduce(connection)
                 if self._goodbye is not None:
                     self._send(connection, Goodbye(self._goodbye))
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -206,9 +210,11 @@ class WorkerLink:
         if beat.protocol != PROTOCOL_VERSION:
             self._lose(connection, f"speaks link protocol {beat.protocol}, this worker {PROTOCOL_VERSION}")
         elif not beat.known:
-            self._send(connection, self._hello)
-        elif gateway is not None and gateway.pause_s != _FIRST_PAUSE_S:
-            gateway.pause_s = _FIRST_PAUSE_S
+            self._introduce(connection)
+        else:
+            self._quotas.confirm(connection.number, beat.quota, beat.held)
+            if gateway is not None and gateway.pause_s != _FIRST_PAUSE_S:
+                gateway.pause_s = _FIRST_PAUSE_S
 
     def _beat(self, now: float) -> None:
         assert self.scheduler is not None
@@ -221,18 +227,29 @@ class WorkerLink:
             logger.error("the engine is stuck: no more heartbeats" if stuck else "the engine goes on")
         if not stuck:
             scheduler = self.scheduler
-            beat = Heartbeat(
-                scheduler.sessions,
-                scheduler.capacity,
-                scheduler.queue_ms,
-                scheduler.steps,
-                scheduler.refused,
-                self.dropped,
-            )
+            self._share()
             for connection in list(self._by_number.values()):
                 if connection.up:
+                    beat = Heartbeat(
+                        scheduler.sessions_of(connection.number),
+                        self._quotas.quota(connection.number),
+                        scheduler.queue_ms,
+                        scheduler.steps,
+                        scheduler.refused,
+                        self.dropped,
+                    )
                     self._send(connection, beat)
         self._on_tick()
+
+    def _share(self) -> None:
+        """New quotas for the gateways that are connected."""
+        assert self.scheduler is not None
+        self._quotas.share(
+            self.scheduler.capacity, {number: self.scheduler.sessions_of(number) for number in self._by_number}
+        )
+
+    def _introduce(self, connection: _Connection) -> None:
+        self._send(connection, replace(self._hello, capacity=self._quotas.quota(connection.number)))
 
     def _flush(self) -> None:
         if self._goodbye is not None:
@@ -267,6 +284,7 @@ class WorkerLink:
 
     def _hang_up(self, connection: _Connection) -> None:
         del self._by_number[connection.number]
+        self._quotas.leave(connection.number)
         connection.socket.disable_monitor()
         connection.watcher.close(0)
         connection.socket.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -68,6 +68,7 @@ class Scheduler:
         """gather_s: how long an idle device waits for more sessions to join a batch."""
         self.queue_ms = 0.0  # of the latest batch, the longest
         self.sessions = 0
+        self._sessions_of: Mapping[int, int] = {}  # by gateway; replaced, never changed
         self.refused = 0  # chunks that broke the rules
         self.concealed = 0  # chunks that came too late to be converted
         self.busy_since: float | None = None  # clock time at which the running batch began
@@ -80,6 +81,10 @@ class Scheduler:
         self._inbox: deque[tuple[int, float, Open | Chunk | Close | _DropGateway]] = deque()
         self._arrived = threading.Condition()
         self._open: dict[Key, _Session] = {}
+
+    def sessions_of(self, gateway: int) -> int:
+        """Sessions of one connection. For any thread."""
+        return self._sessions_of.get(gateway, 0)
 
     @property
     def steps(self) -> int:
@@ -194,7 +199,11 @@ class Scheduler:
                         self._close(key)
                 case _:
                     assert_never(message)
+        self._count()
+
+    def _count(self) -> None:
         self.sessions = len(self._open)
+        self._sessions_of = Counter(gateway for gateway, _ in self._open)
 
     def _open_session(self, key: Key, message: Open) -> None:
         if key in self._open:
@@ -322,5 +331,5 @@ class Scheduler:
     def _close(self, key: Key) -> None:
         session = self._open.pop(key)
         self._pool.close(session.slot)
-        self.sessions = len(self._open)
+        self._count()
         logger.debug("closed {}", key[1])
