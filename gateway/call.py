@@ -198,24 +198,14 @@ class Call:
     async def _carry(self, session: Session, stream: Stream) -> bool:
         """Until all sound is answered; True if the gateway's end cut the input short."""
         limit_s = self._config.max_session_s
-        reader = asyncio.create_task(self._read(session))
+        reader = asyncio.create_task(self._read_all(session))
         writer = asyncio.create_task(session.write(self._say))
         guarded = asyncio.create_task(self._guard(stream))
         failure = stream.failure
         try:
             async with asyncio.timeout(limit_s):
-                await _any(reader, writer, failure)
-                if not reader.done() and writer.done():
-                    writer.result()  # raises: before the input's end it cannot end well
-                if failure.done():
-                    raise failure.result()
-                ended = reader.result()
-                await session.finish()
-                await _any(writer, failure)
-                if not writer.done():
-                    raise failure.result()
-                writer.result()
-                return not ended
+                await _both(reader, writer, failure)
+                return not reader.result()
         except TimeoutError:
             raise SessionError("TIMEOUT", f"the session is longer than {limit_s:g} s") from None
         finally:
@@ -227,6 +217,11 @@ class Call:
         """Ends the call when its caller may not go on."""
         assert self._ticket is not None
         stream.fail(await guard(self._context.door, self._ticket, self.caller.warn))
+
+    async def _read_all(self, session: Session) -> bool:
+        ended = await self._read(session)
+        await session.finish()
+        return ended
 
     async def _read(self, session: Session) -> bool:
         """The caller's messages; True at their end, False where the gateway's end came first."""
@@ -280,6 +275,18 @@ class Call:
                 await self.caller.say(payload)
         except TimeoutError:
             raise SessionError("TIMEOUT", f"the caller read nothing for {timeout_s:g} s") from None
+
+
+async def _both(reader: asyncio.Task[bool], writer: asyncio.Task[None], failure: asyncio.Future[SessionError]) -> None:
+    """Wait until both sides are done; raises what either raises, or the stream's failure."""
+    running: set[asyncio.Future[Any]] = {reader, writer}
+    while running:
+        done, _ = await asyncio.wait({*running, failure}, return_when=asyncio.FIRST_COMPLETED)
+        if failure in done:
+            raise failure.result()
+        for task in done:
+            task.result()
+        running -= done
 
 
 async def _any(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:

@@ -210,11 +210,15 @@ async def test_a_session_has_a_longest_duration(service: Service) -> None:
     assert control[0]["error_code"] == "TIMEOUT"
 
 
-@pytest.mark.parametrize("settings", [{"processing_timeout_s": 0.4}])
-async def test_a_worker_that_never_answers(service: Service) -> None:
+@pytest.mark.parametrize("settings", [{"processing_timeout_s": 0.4, "latency_budget_ms": 60_000}])
+@pytest.mark.parametrize("ms", [500, 950])  # the last blocks of the longer one find no room to wait in
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_worker_that_never_answers(service: Service, ms: int, ends: bool) -> None:
     await service.worker(answer=lambda worker, chunk: False)
     socket = await service.call()
-    await say(socket, noise(500))
+    await say(socket, noise(ms)[:-160])
+    if ends:
+        await socket.send_json({"type": "end"})
     _, control, _ = await hear(socket)
     assert control[0]["error_code"] == "TIMEOUT"
 
