@@ -13,8 +13,11 @@ from shared.options import Command, address_options, load_options, profile_optio
 @click.command("gateway", cls=Command)
 @profile_options
 @address_options
+@click.option("--number", type=click.IntRange(0), help="Of several that share the HTTP port: adds to the link's port.")
 @click.option("--probe", is_flag=True, help="Only ask the gateway that runs here for /health: exit code 0 or 1.")
-def main(file: Path | None, profile: str | None, host: str | None, port: int | None, probe: bool) -> None:
+def main(
+    file: Path | None, profile: str | None, host: str | None, port: int | None, number: int | None, probe: bool
+) -> None:
     """Run a gateway alone; workers on any host connect to its link port."""
     config = load_options(file, profile, host, port)
     if probe:
@@ -25,7 +28,7 @@ def main(file: Path | None, profile: str | None, host: str | None, port: int | N
         sys.exit(0 if healthy else 1)
     from gateway.app import run
 
-    sys.exit(run(config))
+    sys.exit(run(config, number))
 
 
 if __name__ == "__main__":

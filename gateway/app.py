@@ -28,7 +28,8 @@ from gateway.routes.catalogue import catalogue_routes
 from gateway.routes.recordings import recording_routes
 from gateway.routes.reports import report_routes
 from gateway.routes.sessions import session_routes
-from gateway.routes.status import status_routes
+from gateway.routes.status import readiness, status_routes
+from gateway.siblings import Siblings
 from gateway.tls import Certificates
 from gateway.transports.upgrade import WebSocketUpgrades
 from shared.config import Config, ConfigError, check_auth
@@ -44,8 +45,10 @@ _WATCH_INTERVAL_S = 1.0
 class Gateway:
     """A running gateway: `start`, then `stop`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, number: int | None = None) -> None:
+        """number: of several processes that share the HTTP port; its link port is that much higher."""
         self.config = config
+        self._number = number
         self.metrics = Metrics()
         self._codec_threads = ThreadPoolExecutor(config.gateway.codec_threads, "codec")
         self._started = time.time()
@@ -70,7 +73,10 @@ class Gateway:
             self._certificates = Certificates(gateway.tls_certificate, gateway.tls_key)
         origins = Origins(gateway.allowed_origins, is_private=gateway.is_private)
         addresses = address_middleware(gateway.trusted_proxies)
-        self.link = GatewayLink(self.config.link, self.metrics.bad_frames.inc)
+        link = self.config.link
+        if self._number:
+            link = link.model_copy(update={"port": link.port + self._number})
+        self.link = GatewayLink(link, self.metrics.bad_frames.inc)
         self.pool = Pool(
             self.link,
             self.metrics,
@@ -82,7 +88,17 @@ class Gateway:
         self.link.start(self.pool)
         self.calls = Calls(self.config, self.pool, self.metrics, self._codec_threads, self.door, self.traces)
         app = web.Application(middlewares=[addresses])
-        app.add_routes(status_routes(self.pool, self.calls, self.metrics))
+        self._siblings: Siblings | None = None
+        if self._number is not None:
+            self._siblings = Siblings(
+                self._number,
+                gateway.port,
+                self.config.serve.state_dir,
+                lambda: readiness(self.pool, self.calls),
+                self.metrics.text,
+            )
+            await self._siblings.start()
+        app.add_routes(status_routes(self.pool, self.calls, self.metrics, self._siblings))
         app.add_routes(catalogue_routes(self.pool, origins))
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
         app.add_routes(recording_routes(self.door, self.recorder, is_private=gateway.is_private))
@@ -91,7 +107,10 @@ class Gateway:
         await self._runner.setup()
         try:
             tls = None if self._certificates is None else self._certificates.context
-            await web.TCPSite(self._runner, gateway.host, gateway.port, ssl_context=tls).start()
+            shared = self._number is not None
+            await web.TCPSite(
+                self._runner, gateway.host, gateway.port, ssl_context=tls, reuse_port=shared or None
+            ).start()
         except OSError as error:
             await self._close()
             raise ConfigError(f"gateway: cannot listen on {gateway.host}:{gateway.port}: {error.strerror}") from None
@@ -117,6 +136,8 @@ class Gateway:
 
     async def _close(self) -> None:
         await self._runner.cleanup()
+        if self._siblings is not None:
+            await self._siblings.stop()
         await self.link.stop()
         await self.pool.stop()
         self._codec_threads.shutdown()
@@ -145,11 +166,13 @@ class Gateway:
             ready=self.pool.free > 0,
             workers=self.pool.describe(),
             session_ids=self.pool.session_ids()[:1000],
+            number=self._number or 0,
+            own_port=None if self._siblings is None else self._siblings.port,
         )
 
 
-async def _serve(config: Config) -> None:
-    gateway = Gateway(config)
+async def _serve(config: Config, number: int | None) -> None:
+    gateway = Gateway(config, number)
     await gateway.start()
     gc.collect()
     gc.freeze()  # what is there now stays; later collections are short
@@ -161,9 +184,9 @@ async def _serve(config: Config) -> None:
     await gateway.stop()
 
 
-def run(config: Config) -> int:
+def run(config: Config, number: int | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit code; raises `ConfigError`."""
-    configure("gateway", config.log)
+    configure("gateway" if number is None else f"gateway-{number}", config.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    uvloop.run(_serve(config))
+    uvloop.run(_serve(config, number))
     return 0

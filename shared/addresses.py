@@ -48,9 +48,9 @@ def base_url(config: Config) -> str:
     return f"{scheme}://{reachable(config.gateway.host)}:{config.gateway.port}"
 
 
-def link_endpoint(config: Config) -> str:
-    """Where a worker on this machine reaches the gateway's link."""
-    return f"tcp://{reachable(config.link.host)}:{config.link.port}"
+def link_endpoint(config: Config, number: int = 0) -> str:
+    """Where a worker on this machine reaches the link of the gateway, or of the n-th of several."""
+    return f"tcp://{reachable(config.link.host)}:{config.link.port + number}"
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, int]:

@@ -32,6 +32,7 @@ class GatewayConfig(Section):
     host: str = "127.0.0.1"
     port: Port = 8042
     published: list[Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]] = []
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
     simple_protocol: bool | Literal["loopback"] = "loopback"
     prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375

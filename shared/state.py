@@ -84,11 +84,13 @@ class GatewayState(_Process):
     ready: bool
     workers: list[PooledWorker]
     session_ids: list[str]
+    number: int = 0  # among the processes that share the port
+    own_port: int | None = None  # on loopback, where the others ask it; None where it is the only one
     role: Literal["gateway"] = "gateway"
 
     @property
     def name(self) -> str:
-        return f"gateway-{self.port}.json"
+        return f"gateway-{self.link_port}.json"  # processes may share the HTTP port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,31 +10,35 @@ from aiohttp import web
 from gateway.calls import Calls
 from gateway.metrics import Metrics
 from gateway.pool import Pool
+from gateway.siblings import Readiness, Siblings
 from shared.messages import PROTOCOL_VERSION
 from shared.version import PACKAGE, version
 
 _EXPOSITION = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 
 
-def status_routes(pool: Pool, calls: Calls, metrics: Metrics) -> list[web.RouteDef]:
+def readiness(pool: Pool, calls: Calls) -> Readiness:
+    """This process's own."""
+    workers = [worker.name for worker in pool.workers.values()]
+    return Readiness(pool.free > 0 and not calls.draining, workers, len(pool.session_ids()), max(0, pool.free))
+
+
+def status_routes(pool: Pool, calls: Calls, metrics: Metrics, siblings: Siblings | None) -> list[web.RouteDef]:
+    """siblings: the processes that this one speaks for, too."""
+
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "healthy", "pid": os.getpid()})
 
     async def ready(request: web.Request) -> web.Response:
-        is_ready = pool.free > 0 and not calls.draining
-        body = {
-            "ready": is_ready,
-            "workers": len(pool.workers),
-            "sessions": len(pool.session_ids()),
-            "free": max(0, pool.free),
-        }
-        return web.json_response(body, status=200 if is_ready else 503)
+        said = readiness(pool, calls) if siblings is None else await siblings.all_ready()
+        return web.json_response(said.body(), status=200 if said.ready else 503)
 
     async def version_of_all(request: web.Request) -> web.Response:
         return web.json_response({"name": PACKAGE, **asdict(version()), "link_protocol": PROTOCOL_VERSION})
 
     async def exposition(request: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers=_EXPOSITION)
+        text = metrics.text() if siblings is None else await siblings.all_metrics()
+        return web.Response(body=text, headers=_EXPOSITION)
 
     return [
         web.get("/health", health),

@@ -20,7 +20,15 @@ from tools.service.supervisor import PortTaken, Supervisor, check_port, local_ch
 @profile_options
 @address_options
 @click.option("--workers", type=click.IntRange(0, 64), help="Local workers. [serve.workers]")
-def serve(file: Path | None, profile: str | None, host: str | None, port: int | None, workers: int | None) -> None:
+@click.option("--gateways", type=click.IntRange(1, 64), help="Gateway processes on one port. [gateway.processes]")
+def serve(
+    file: Path | None,
+    profile: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    gateways: int | None,
+) -> None:
     """Run the gateway and its local workers; restart what dies."""
     config = load_options(file, profile, host, port)
     if config.gateway.port == 0 or config.link.port == 0:
@@ -33,7 +41,10 @@ def serve(file: Path | None, profile: str | None, host: str | None, port: int | 
         sys.exit(1)
     configure("serve", config.log)
     count = config.serve.workers if workers is None else workers
-    children = local_children(config, count, as_arguments(config=file, env=profile), as_arguments(host=host, port=port))
+    processes = config.gateway.processes if gateways is None else gateways
+    children = local_children(
+        config, processes, count, as_arguments(config=file, env=profile), as_arguments(host=host, port=port)
+    )
     sys.exit(Supervisor(config, children, lambda: _welcome(config, count)).run())
 
 

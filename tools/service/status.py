@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -25,7 +25,7 @@ _SHOWN_IDS = 20
 def status(file: Path | None, profile: str | None, port: int | None, json_output: bool) -> None:
     """Show processes, workers and sessions. Exit code 1 if nothing runs."""
     states = running(load_options(file, profile).serve.state_dir, port)
-    workers = [worker for state in states if isinstance(state, GatewayState) for worker in state.workers]
+    workers = pooled([worker for state in states if isinstance(state, GatewayState) for worker in state.workers])
     if json_output:
         content = {
             "running": bool(states),
@@ -40,6 +40,22 @@ def status(file: Path | None, profile: str | None, port: int | None, json_output
         _print_workers(workers)
         _print_sessions([i for state in states if isinstance(state, GatewayState) for i in state.session_ids])
     sys.exit(0 if states else 1)
+
+
+def pooled(workers: Sequence[PooledWorker]) -> list[PooledWorker]:
+    """Each worker once. What several gateways say of one is their part of its places, so it adds up."""
+    known: dict[tuple[str, int, str], PooledWorker] = {}
+    for one in workers:
+        key = (one.host, one.pid, one.worker_id)
+        if (other := known.get(key)) is not None:
+            one = replace(
+                one,
+                sessions=one.sessions + other.sessions,
+                capacity=one.capacity + other.capacity,
+                draining=one.draining or other.draining,
+            )
+        known[key] = one
+    return list(known.values())
 
 
 def _print_processes(states: Sequence[State]) -> None:

@@ -198,12 +198,21 @@ def _reason(code: int) -> str:
     return f"exit code {code}"
 
 
-def local_children(config: Config, workers: int, profile: Sequence[str], address: Sequence[str]) -> list[Child]:
-    """The commands of one gateway and `workers` workers. profile: --config or --env; address: --host and --port."""
+def local_children(
+    config: Config, gateways: int, workers: int, profile: Sequence[str], address: Sequence[str]
+) -> list[Child]:
+    """The commands of gateways on one HTTP port and of workers, each for all of them.
+
+    profile: --config or --env; address: --host and --port.
+    """
     module = [sys.executable, "-P", "-m"]  # -P: packages of the working folder that bear our names are not ours
-    endpoint = link_endpoint(config)
-    gateway = Child("gateway", "gateway", [*module, "gateway", *profile, *address])
-    return [gateway] + [
-        Child("worker", f"worker-{i}", [*module, "worker", "--gateway", endpoint, "--id", f"worker-{i}", *profile])
+    command = [*module, "gateway", *profile, *address]
+    if gateways == 1:
+        fronts = [Child("gateway", "gateway", command)]
+    else:
+        fronts = [Child("gateway", f"gateway-{i}", [*command, "--number", str(i)]) for i in range(gateways)]
+    joined = [text for i in range(gateways) for text in ("--gateway", link_endpoint(config, i))]
+    return fronts + [
+        Child("worker", f"worker-{i}", [*module, "worker", *joined, "--id", f"worker-{i}", *profile])
         for i in range(workers)
     ]

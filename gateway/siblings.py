@@ -1,0 +1,134 @@
+"""Several gateway processes on one HTTP port: whichever is asked speaks for all.
+
+The kernel hands each connection to one of them, so each keeps a door of its own on loopback, named in its state file,
+where the others ask it. One that does not answer is left out: it is being started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from shared.state import GatewayState, read_states
+
+_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a session can be taken, and how many are there."""
+
+    ready: bool
+    workers: list[str]
+    sessions: int
+    free: int
+
+    def body(self) -> dict[str, object]:
+        return {"ready": self.ready, "workers": len(self.workers), "sessions": self.sessions, "free": self.free}
+
+
+class Siblings:
+    """The other processes of this service. `start`, then ask for `all_ready` and `all_metrics`."""
+
+    def __init__(
+        self,
+        number: int,
+        http_port: int,
+        state_dir: Path,
+        own_ready: Callable[[], Readiness],
+        own_metrics: Callable[[], bytes],
+    ) -> None:
+        self._number, self._http_port, self._state_dir = number, http_port, state_dir
+        self._own_ready, self._own_metrics = own_ready, own_metrics
+
+    async def start(self) -> int:
+        """Open the own door. Returns its port."""
+        app = web.Application()
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port: int = self._runner.addresses[0][1]
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
+        return self.port
+
+    async def stop(self) -> None:
+        await self._http.close()
+        await self._runner.cleanup()
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        return web.json_response(asdict(self._own_ready()))
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._own_metrics())
+
+    async def all_ready(self) -> Readiness:
+        """Ready if any is; workers once, sessions and free places of all."""
+        every = [self._own_ready()]
+        for _, body in await self._ask("/ready"):
+            with suppress(ValueError, TypeError):
+                every.append(Readiness(**json.loads(body)))
+        return Readiness(
+            any(one.ready for one in every),
+            sorted({worker for one in every for worker in one.workers}),
+            sum(one.sessions for one in every),
+            sum(one.free for one in every),
+        )
+
+    async def all_metrics(self) -> bytes:
+        """Every process's figures, each with its number as the label `process`."""
+        texts = {self._number: self._own_metrics()}
+        texts |= dict(await self._ask("/metrics"))
+        return labelled(texts)
+
+    async def _ask(self, path: str) -> list[tuple[int, bytes]]:
+        states = await asyncio.to_thread(read_states, self._state_dir)
+        others = [
+            state
+            for state in states
+            if isinstance(state, GatewayState)
+            and state.port == self._http_port
+            and state.own_port not in (None, self.port)
+        ]
+        bodies = await asyncio.gather(*(self._get(f"http://127.0.0.1:{state.own_port}{path}") for state in others))
+        return [(state.number, body) for state, body in zip(others, bodies, strict=True) if body is not None]
+
+    async def _get(self, url: str) -> bytes | None:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._http.get(url) as response:
+                if response.status == 200:
+                    return await response.read()
+        return None
+
+
+def labelled(texts: dict[int, bytes]) -> bytes:
+    """Expositions of several processes as one: a family's samples stand together, its help and type once."""
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for number, text in sorted(texts.items()):
+        head: list[str] = []
+        samples: list[str] = []
+        for line in text.decode().splitlines():
+            if line.startswith("# HELP "):
+                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+            if line.startswith("#"):
+                if line not in head:
+                    head.append(line)
+            elif line:
+                samples.append(_with_label(line, f'process="{number}"'))
+    return "".join(f"{line}\n" for head, samples in families.values() for line in (*head, *samples)).encode()
+
+
+def _with_label(sample: str, label: str) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace and " " not in name:
+        return f"{name}{{{label},{rest}"
+    name, _, value = sample.partition(" ")
+    return f"{name}{{{label}}} {value}"

@@ -1,0 +1,116 @@
+"""`fast-vc serve --gateways 3`: one port, one pool of places, one answer whoever is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import psutil
+import pytest
+
+from shared.addresses import free_port
+from shared.state import GatewayState, read_states
+from tools.client.client import Call, CallConfig, CallError, call, read_source
+
+from .conftest import KEY, SAMPLE, Serve
+
+GATEWAYS = 3
+PLACES = 16  # of the one worker: worker.max_sessions
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    for _ in range(100):
+        first = free_port()
+        with suppress(OSError, OverflowError):
+            for port in range(first + 1, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[Serve]:
+    serve = Serve(tmp_path).start(
+        WORKER__MODEL="passthrough",
+        WORKER__RMS_MIX_RATE=1,
+        GATEWAY__PROCESSES=GATEWAYS,
+        LINK__PORT=free_ports(GATEWAYS),
+    )
+    yield serve
+    if serve.process.poll() is None:
+        serve.stop()
+
+
+def gateways(serve: Serve) -> list[GatewayState]:
+    return [state for state in read_states(serve.folder / "temp") if isinstance(state, GatewayState)]
+
+
+def quotas(serve: Serve) -> list[int]:
+    return [sum(worker.capacity for worker in state.workers) for state in gateways(serve)]
+
+
+def metrics(serve: Serve) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{serve.port}/metrics", timeout=5) as response:
+        text: str = response.read().decode()
+    return text
+
+
+async def talk(serve: Serve, seconds: float) -> Call:
+    wave = np.tile(read_source(SAMPLE, 16_000), 3)[: int(16_000 * seconds)]
+    async with aiohttp.ClientSession() as http:
+        return await call(http, CallConfig(serve.url, KEY), wave)
+
+
+def test_whoever_is_asked_speaks_for_all(several: Serve) -> None:
+    several.until(lambda: len(quotas(several)) == GATEWAYS and sum(quotas(several)) == PLACES)
+    assert all(quota in (PLACES // GATEWAYS, PLACES // GATEWAYS + 1) for quota in quotas(several))
+    for _ in range(8):  # the kernel hands connections to all three
+        status, body = several.get("/ready")
+        assert (status, body["workers"], body["free"]) == (200, 1, PLACES)
+        text = metrics(several)
+        assert set(re.findall(r'^fastvc_sessions\{process="(\d)"\}', text, re.MULTILINE)) == {"0", "1", "2"}
+        assert text.count("# TYPE fastvc_sessions gauge") == 1
+    status = several.status()
+    assert sorted(p["role"] for p in status["processes"]) == ["gateway"] * GATEWAYS + ["serve", "worker"]
+    assert [worker["capacity"] for worker in status["workers"]] == [PLACES]
+
+
+@pytest.mark.serial
+async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(several: Serve) -> None:
+    """Nine calls of 12 s in real time: it takes long to start, to kill and to see the new process."""
+    await asyncio.to_thread(several.until, lambda: sum(quotas(several)) == PLACES and min(quotas(several)) >= 5)
+    calls = []
+    for _ in range(9):
+        calls.append(asyncio.create_task(talk(several, 12)))
+        await asyncio.sleep(0.2)
+    await asyncio.to_thread(several.until, lambda: sum(state.sessions for state in gateways(several)) == 9)
+    victim = max(gateways(several), key=lambda state: state.sessions)
+    others = sorted(state.pid for state in gateways(several) if state.pid != victim.pid)
+    os.kill(victim.pid, signal.SIGKILL)
+    lost = 0
+    for made in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(made, CallError | aiohttp.ClientError):
+            lost += 1
+        elif isinstance(made, BaseException):
+            raise made
+        elif made.complete is None:
+            lost += 1
+        else:
+            assert made.missing_ms <= 0
+            assert made.complete["concealed_chunks"] == 0
+    assert lost == victim.sessions
+    await asyncio.to_thread(several.until, lambda: len(gateways(several)) == GATEWAYS)
+    assert set(others) < {state.pid for state in gateways(several)}
+    assert not psutil.pid_exists(victim.pid)
+    await asyncio.to_thread(several.until, lambda: sum(quotas(several)) == PLACES and min(quotas(several)) > 0)
