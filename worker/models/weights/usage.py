@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.models.weights.checkpoints import read_entries, read_file, used_entries
+from worker.models.weights.checkpoints import read_entries, read_file, take_prefix, used_entries
 from worker.models.weights.hub import find
 from worker.models.weights.published import PublishedFile, PublishedNetwork
 
@@ -55,8 +55,13 @@ def _usage(networks: list[PublishedNetwork], folder: Path) -> FileUsage:
 def used_by(network: PublishedNetwork, path: Path) -> set[str]:
     """Entries of a file that a network of the published sizes has a place for, by their dotted names in it."""
     entries = read_entries(path, network.layout.nesting)
+    published = take_prefix(entries, network.layout.prefixes)
+    try:
+        sizes = network.config({name: tuple(entry.shape) for name, entry in published.items()})
+    except (KeyError, ValueError):
+        return set()  # a file of something else
     with torch.device("meta"):
-        module = network.build(network.config({name: tuple(entry.shape) for name, entry in entries.items()}))
+        module = network.build(sizes)
     nested = f"{'.'.join(network.layout.nesting)}." if network.layout.nesting else ""
     inside = {name for name in _names(read_file(path)) if name.startswith(nested)}
     prefix = nested if inside else ""

@@ -12,6 +12,7 @@ from tests.support.reduced import cached, reduced_v2, write_hub
 from worker.models.catalogue import FineTuned
 from worker.models.seedvc2.model import SeedVc2
 from worker.models.weights.checkpoints import CheckpointError
+from worker.models.weights.usage import usage
 
 MODEL = SeedVc2(reduced_v2())
 CFM, AR = ("Plachta/Seed-VC", "v2/cfm_small.pth"), ("Plachta/Seed-VC", "v2/ar_base.pth")
@@ -39,6 +40,14 @@ def test_timbre_needs_no_file_of_style(folder: Path) -> None:
     assert not any(parameter.requires_grad for part in networks.parts().values() for parameter in part.parameters())
     with pytest.raises(CheckpointError, match=r"v2/ar_base\.pth"):
         MODEL.load(folder, style=True)
+
+
+def test_what_of_the_files_is_used(folder: Path) -> None:
+    found = {file.layout.file: file for file in usage(MODEL.networks, folder)}
+    assert set(found[CFM[1]].used) == {"cfm_v2", "regulator_v2"}
+    assert all(count > 10 for count in found[CFM[1]].used.values())
+    changed(cached(folder, *CFM), lambda content: content["net"].update(cfm={"other": torch.zeros(2)}))
+    assert usage(MODEL.networks, folder)[2].used["cfm_v2"] == 0
 
 
 def test_style_brings_its_own_networks(folder: Path) -> None:
