@@ -175,6 +175,6 @@ def test_a_disk_that_refuses_costs_one_line_and_the_state_comes_back(
 
 def test_a_failed_write_leaves_no_part_behind(tmp_path: Path) -> None:
     (tmp_path / GATEWAY.name).mkdir()  # cannot be replaced by a file
-    with pytest.raises(OSError, match=r"gateway-1\.json"):
+    with pytest.raises(OSError, match=r"gateway-2\.json"):
         write_state(tmp_path, GATEWAY)
     assert [path.name for path in tmp_path.iterdir()] == [GATEWAY.name]
