@@ -24,7 +24,7 @@ from worker.serving.plan import Planner, Waiting
 from worker.streaming.pool import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
 from worker.voices import VoiceError
 
-PREPARE_BLOCKS = 0.5  # of time that work which was put off may take while sessions are open
+PREPARE_BLOCKS = 1.0  # of time that work which was put off may take while sessions are open: less than their budget
 MAX_INBOX = 100_000  # messages; reached only if the engine hangs while gateways ignore their credit
 
 Key = tuple[int, str]  # gateway connection, session id

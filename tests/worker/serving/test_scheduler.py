@@ -277,7 +277,7 @@ def test_what_was_put_off_is_done_when_nobody_waits() -> None:
     house.open("a")
     house.chunk("a", 0)
     house.turn()
-    assert max(engine.prepared[1:]) == 0.05
+    assert max(engine.prepared[1:]) == GEOMETRY.block_ms / 1000
     asked = len(engine.prepared)
     house.chunk("a", 1)
     house.turn()

@@ -167,6 +167,7 @@ class DiffusionEngine:
     def close(self, slot: int) -> None:
         self.bank.release(self._voice_of.pop(slot))
 
+    @torch.inference_mode()
     def prepare(self, budget_s: float) -> bool:
         return self._graphs is not None and self._graphs.capture_next(budget_s)
 

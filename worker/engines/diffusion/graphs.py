@@ -18,7 +18,7 @@ from torch import Tensor
 from worker.buckets import bucket_of
 from worker.engine import is_out_of_memory
 
-WARM_RUNS = 3  # before a capture, for what a library sets up on first use
+WARM_RUNS = 1  # before a capture, on its stream: what a library sets up on first use was set up when the call was met
 
 T = TypeVar("T")  # a dataclass of tensors [B, ...]
 Results = tuple[Tensor, ...]
