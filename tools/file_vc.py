@@ -24,6 +24,7 @@ from worker.engines.diffusion.prompts import make_prompt
 from worker.main import check_device
 from worker.models.catalogue import load_model
 from worker.models.networks import Networks
+from worker.models.seedvc.plan import METHODS, Method
 from worker.models.weights.checkpoints import CheckpointError
 from worker.models.weights.hub import DEFAULT_FOLDER
 from worker.recordings import Recording, SourceError, Wave
@@ -50,6 +51,7 @@ NANO_REFERENCE_S, NANO_WINDOW_S = 3.0, 6.0  # near to what it was trained with
 )
 @click.option("--model", type=click.Choice(MODELS), help="[nano; base with --f0-condition]")
 @click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano 2]")
+@click.option("--solver", type=click.Choice(METHODS), default="euler", help="Others evaluate twice a step. [euler]")
 @click.option("--inference-cfg-rate", type=click.FloatRange(0, 10), help="Guidance. [0.7; nano 0]")
 @click.option("--length-adjust", type=click.FloatRange(0.25, 4), default=1.0, help="Below 1 is faster.")
 @click.option("--f0-condition/--no-f0-condition", default=None, help="Keep the source's melody, with a model that can.")
@@ -76,6 +78,7 @@ def main(
     output: Path,
     model: str | None,
     diffusion_steps: int | None,
+    solver: Method,
     inference_cfg_rate: float | None,
     length_adjust: float,
     f0_condition: bool | None,
@@ -106,7 +109,7 @@ def main(
                 dit_config_path=dit_config_path,
             )
             settings = V2Settings.of(
-                device, fp16, batch, checkpoints, dit_checkpoint_path, diffusion_steps, length_adjust, of_v2
+                device, fp16, batch, checkpoints, dit_checkpoint_path, diffusion_steps, solver, length_adjust, of_v2
             )
             run(*v2_converter(settings, Voice(reference.stem, "", reference)), jobs)
             report(skipped)
@@ -119,6 +122,7 @@ def main(
             device=device,
             dtype=torch.float16 if fp16 else torch.float32,
             guidance=DEFAULT_GUIDANCE.get(model, 0.7) if inference_cfg_rate is None else inference_cfg_rate,
+            method=solver,
         )
         voice = Voice(reference.stem, "", reference)
         prompt = make_prompt(pipeline, voice, NANO_REFERENCE_S if model == "nano" else MAX_REFERENCE_S)

@@ -12,6 +12,7 @@ import torch
 from worker.engines.v2.offline import V2FileConverter, V2Options, read_reference
 from worker.engines.v2.pipeline import V2Pipeline
 from worker.models.catalogue import FineTuned
+from worker.models.seedvc.plan import Method
 from worker.models.seedvc2.flow import Rates
 from worker.models.seedvc2.model import SeedVc2
 from worker.models.seedvc2.sampling import Sampling
@@ -27,6 +28,7 @@ class V2Settings:
     batch: int
     checkpoints: Path
     dit_checkpoint: Path | None
+    method: Method
     rates: Rates
     options: V2Options
 
@@ -39,6 +41,7 @@ class V2Settings:
         checkpoints: Path,
         dit_checkpoint: Path | None,
         steps: int | None,
+        method: Method,
         length_adjust: float,
         given: Mapping[str, Any],
     ) -> V2Settings:
@@ -56,6 +59,7 @@ class V2Settings:
             batch=batch,
             checkpoints=checkpoints,
             dit_checkpoint=dit_checkpoint,
+            method=method,
             rates=Rates(
                 or_default("intelligibility_cfg_rate", 0.7), or_default("similarity_cfg_rate", 0.7), given["anonymize"]
             ),
@@ -75,6 +79,8 @@ def v2_converter(settings: V2Settings, voice: Voice) -> tuple[V2FileConverter, i
     """A converter to ``voice`` and the rate of what it makes, Hz. Raises ``CheckpointError`` and ``VoiceError``."""
     own = None if settings.dit_checkpoint is None else FineTuned(settings.dit_checkpoint)
     networks = MODEL.load(settings.checkpoints, own, style=settings.options.style)
-    pipeline = V2Pipeline(networks, device=settings.device, dtype=settings.dtype, rates=settings.rates)
+    pipeline = V2Pipeline(
+        networks, device=settings.device, dtype=settings.dtype, rates=settings.rates, method=settings.method
+    )
     converter = V2FileConverter(pipeline, read_reference(pipeline, voice), settings.options, batch=settings.batch)
     return converter, pipeline.mel_config.rate

@@ -106,6 +106,20 @@ def test_length_adjust(run: Callable[..., Result], tmp_path: Path) -> None:
     assert abs(len(soundfile.read(out)[0]) - 1.5 * 22_050) <= 1
 
 
+@pytest.mark.parametrize("model", ["v2", "nano"])
+def test_another_solver_makes_another_mel(run: Callable[..., Result], tmp_path: Path, model: str) -> None:
+    source = speech(tmp_path / "a.wav", 1.0)
+    made = []
+    for solver in ("euler", "midpoint"):
+        result = run(
+            "--model", model, "--source-wav-path", source, "--solver", solver, "--output", tmp_path / "out.wav"
+        )
+        assert result.exit_code == 0, result.output
+        made.append(soundfile.read(tmp_path / "out.wav")[0])
+    assert made[0].shape == made[1].shape
+    assert not np.allclose(*made, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ from worker.engines.diffusion.noise import NoiseTape, PhaseTable
 from worker.geometry import UNITS_A_SECOND
 from worker.models.networks import F0_RATE, Networks
 from worker.models.seedvc.flow import FlowSolver, RowOptions, Schedule
+from worker.models.seedvc.plan import Method, Plan, PlannedSolver
 
 MEL_TAPE_FRAMES = 1 << 14
 WAVE_TAPE_SAMPLES = 1 << 18
@@ -68,12 +69,14 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         guidance: float = 0.7,
         schedule: Schedule = "cosine",
+        method: Method = "euler",
     ) -> None:
-        """guidance, schedule: of every solver, see ``FlowSolver``. Raises ``CheckpointError`` if memory is short."""
+        """guidance, schedule: of every solver, see ``FlowSolver``. method: another than Euler's is for calls whose rows
+        do not differ, see ``Plan``. Raises ``CheckpointError`` if memory is short."""
         self.networks = networks.to(device, dtype)
         self.mel_config = networks.mel_config
         self.device = torch.device(device)
-        self.guidance, self.schedule = guidance, schedule
+        self.guidance, self.schedule, self.method = guidance, schedule, method
         self._solvers: dict[int, FlowSolver] = {}
         self.mel_noise = NoiseTape(self.mel_config.bins, MEL_TAPE_FRAMES, device)
         rows = networks.vocoder.noise_rows
@@ -83,10 +86,14 @@ class Pipeline:
     def solver(self, steps: int) -> FlowSolver:
         """The solver of so many steps, made on first use."""
         if steps not in self._solvers:
-            self._solvers[steps] = FlowSolver(
-                self.networks.dit, steps=steps, guidance=self.guidance, schedule=self.schedule
-            )
+            self._solvers[steps] = self._made(steps)
         return self._solvers[steps]
+
+    def _made(self, steps: int) -> FlowSolver:
+        dit = self.networks.dit
+        if self.method == "euler":
+            return FlowSolver(dit, steps=steps, guidance=self.guidance, schedule=self.schedule)
+        return PlannedSolver(dit, Plan.of(steps, self.schedule, self.method), self.guidance)
 
     def mel_frames(self, units: int) -> int:
         """Mel frames that cover so many content frames, rounded up."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worker.engines.diffusion.pipeline import Pipeline, Prompt
 from worker.models.seedvc.flow import Schedule
+from worker.models.seedvc.plan import Method, Plan
 from worker.models.seedvc2.astral import without_runs
 from worker.models.seedvc2.flow import FlowSolver2, Rates
 from worker.models.seedvc2.hubert import frame_count
@@ -46,9 +47,12 @@ class V2Pipeline(Pipeline):
         dtype: torch.dtype = torch.float32,
         rates: Rates | None = None,
         schedule: Schedule = "cosine",
+        method: Method = "euler",
     ) -> None:
-        """rates, schedule: of every solver. Raises ``CheckpointError`` if memory is short."""
-        super().__init__(cast(Any, networks), device=device, dtype=dtype, guidance=0.0, schedule=schedule)
+        """rates, schedule, method: of every solver. Raises ``CheckpointError`` if memory is short."""
+        super().__init__(
+            cast(Any, networks), device=device, dtype=dtype, guidance=0.0, schedule=schedule, method=method
+        )
         self.v2 = networks
         self.rates = rates or Rates()
         self._solvers2: dict[int, FlowSolver2] = {}
@@ -56,7 +60,10 @@ class V2Pipeline(Pipeline):
     def solver(self, steps: int) -> FlowSolver2:  # type: ignore[override]
         """The solver of so many steps, made on first use."""
         if steps not in self._solvers2:
-            self._solvers2[steps] = FlowSolver2(self.v2.dit, steps=steps, rates=self.rates, schedule=self.schedule)
+            plan = None if self.method == "euler" else Plan.of(steps, self.schedule, self.method)
+            self._solvers2[steps] = FlowSolver2(
+                self.v2.dit, steps=steps, rates=self.rates, schedule=self.schedule, plan=plan
+            )
         return self._solvers2[steps]
 
     @torch.inference_mode()
