@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants, file_download
 
 from shared.config import ROOT
 from tests.support.hub import Hub, serving
+from tools.service.cli import main
 from worker.models.catalogue import model_named
 from worker.models.published.hift import HIFT
 from worker.models.published.rmvpe import RMVPE
@@ -22,6 +24,7 @@ from worker.models.weights.checkpoints import CheckpointError
 
 WEIGHTS = np.random.default_rng(0).bytes(300_000)
 RMVPE_FILE = "lj1995/VoiceConversionWebUI/rmvpe.pt"
+TINY = model_named("tiny").networks
 
 
 @pytest.fixture
@@ -77,28 +80,30 @@ def test_a_file_that_nobody_has_any_more_is_one_sentence(server: Hub, tmp_path: 
         hub.fetch([HIFT], tmp_path)
 
 
-def test_the_command_names_licences_asks_once_and_takes_a_mirror_from_the_environment(tmp_path: Path) -> None:
-    """A process of its own: ``HF_ENDPOINT`` is read when the library is imported."""
-    networks = model_named("tiny").networks
-    files = {f"{one.layout.repository}/{file}": WEIGHTS for one in networks for file in one.layout.files}
+def test_the_command_names_licences_and_asks_once(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTVC_WORKER__CHECKPOINTS_DIR", str(tmp_path))
+    server.files |= {f"{one.layout.repository}/{file}": WEIGHTS for one in TINY for file in one.layout.files}
+    refused = CliRunner().invoke(main, ["models", "fetch", "tiny"], input="n\n")
+    assert refused.exit_code == 1
+    assert refused.output.count("[y/N]") == 1
+    assert "GPL-3.0" in refused.output
+    assert server.asked == []
+    accepted = CliRunner().invoke(main, ["models", "fetch", "tiny"], input="y\n")
+    assert accepted.exit_code == 0
+    assert "tiny: 4 files, 1 MB" in accepted.output
+    again = CliRunner().invoke(main, ["models", "fetch", "tiny"])  # nothing is missing: nothing to ask
+    assert again.exit_code == 0
+    assert "[y/N]" not in again.output
+
+
+def test_a_mirror_is_taken_from_the_environment(tmp_path: Path) -> None:
+    """By a process of its own: ``HF_ENDPOINT`` is read when the library is imported."""
+    files = {f"{one.layout.repository}/{file}": WEIGHTS for one in TINY for file in one.layout.files}
     with serving(Hub(files)) as mirror:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": mirror.url, "FASTVC_WORKER__CHECKPOINTS_DIR": str(tmp_path / "weights")}
-        command = [sys.executable, "-m", "tools.service.cli", "models", "fetch", "tiny"]
-
-        def run(*more: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-            given = {"input": answer, "capture_output": True, "text": True}
-            return subprocess.run([*command, *more], cwd=ROOT, env=environment, **given)  # type: ignore[call-overload, no-any-return]
-
-        refused = run(answer="n\n")
-        assert refused.returncode == 1
-        assert refused.stdout.count("[y/N]") == 1
-        assert "GPL-3.0" in refused.stdout
-        assert mirror.asked == []
-        accepted = run("--yes")
-        assert accepted.returncode == 0, accepted.stderr
-        assert "tiny: 4 files, 1 MB" in accepted.stdout
-        assert "[y/N]" not in accepted.stdout
-        again = run()  # nothing is missing: nothing to ask
-        assert again.returncode == 0
-        assert "[y/N]" not in again.stdout
+        environment |= {"HF_ENDPOINT": mirror.url, "FASTVC_WORKER__CHECKPOINTS_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "tools.service.cli", "models", "fetch", "tiny", "--yes"]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "tiny: 4 files, 1 MB" in ended.stdout
+    assert "[y/N]" not in ended.stdout
