@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-docker lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -16,6 +16,20 @@ test: venv
 
 test-docker: venv
 	DOCKER_TESTS=1 $(BIN)/python -m pytest --timeout 1500 tests/docker
+
+# Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
+test-web: venv
+	@for program in chromium firefox-esr pulseaudio node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then \
+		packages=$$(echo "$$missing" | sed 's/\<node\>/nodejs/'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages; \
+		else \
+			echo "Not installed:$$missing. Install and try again: sudo apt-get install$$packages"; exit 1; \
+		fi; \
+	fi
+	npm ci --prefix tests/web --no-audit --no-fund --silent
+	TEST_WEB=all $(BIN)/python -m pytest tests/web -rs
 
 lint: venv
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from gateway.recording.recorder import Recorder
 from gateway.recording.traces import Traces
 from gateway.recording.vault import Vault
 from gateway.routes.catalogue import catalogue_routes
+from gateway.routes.page import page_routes
 from gateway.routes.recordings import recording_routes
 from gateway.routes.reports import report_routes
 from gateway.routes.sessions import session_routes
@@ -103,6 +104,7 @@ class Gateway:
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
         app.add_routes(recording_routes(self.door, self.recorder, is_private=gateway.is_private))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
+        app.add_routes(page_routes(self.config.auth, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:

@@ -18,7 +18,7 @@ from gateway.auth.principal import ANYBODY, CredentialError
 from gateway.blocks import BlockLayout
 from gateway.caller import Caller, Cue, Heard, Lost
 from gateway.errors import CallerGone, SessionError
-from gateway.events import SessionObserver
+from gateway.events import AnswerSent, SessionObserver
 from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.pool import Pool, Reservation
@@ -27,6 +27,7 @@ from gateway.recording.traces import Traces
 from gateway.request import SessionRequest
 from gateway.session import Session
 from gateway.silence import SilenceWatch
+from gateway.statistics import block_stats
 from gateway.stream import Stream, StreamCounters, StreamSpec
 from shared.config import GatewayConfig
 from shared.log import for_session
@@ -138,7 +139,7 @@ class Call:
             layout = stream.spec.layout
             details = {"block_ms": layout.block_ms, "prefill_ms": layout.prefill_ms, "delay_ms": layout.delay_ms}
             await self.caller.ready(details)
-            drained = await self._carry(session, stream)
+            drained = await self._carry(session, stream, stats=request.stats)
             await self.caller.complete(session.summary(), going_away=drained)
         finally:
             self._pool.leave(stream)
@@ -195,11 +196,11 @@ class Call:
 
     # --- sound both ways ------------------------------------------------------------------------------------
 
-    async def _carry(self, session: Session, stream: Stream) -> bool:
+    async def _carry(self, session: Session, stream: Stream, *, stats: bool) -> bool:
         """Until all sound is answered; True if the gateway's end cut the input short."""
         limit_s = self._config.max_session_s
         reader = asyncio.create_task(self._read_all(session))
-        writer = asyncio.create_task(session.write(self._say))
+        writer = asyncio.create_task(session.write(self._say, self._report if stats else None))
         guarded = asyncio.create_task(self._guard(stream))
         failure = stream.failure
         try:
@@ -269,10 +270,16 @@ class Call:
         return False
 
     async def _say(self, payload: bytes) -> None:
+        await self._in_time(self.caller.say(payload))
+
+    async def _report(self, event: AnswerSent) -> None:
+        await self._in_time(self.caller.report(block_stats(event)))
+
+    async def _in_time(self, saying: Awaitable[None]) -> None:
         timeout_s = self._config.send_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                await self.caller.say(payload)
+                await saying
         except TimeoutError:
             raise SessionError("TIMEOUT", f"the caller read nothing for {timeout_s:g} s") from None
 

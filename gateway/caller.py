@@ -57,6 +57,10 @@ class Caller(Protocol):
         """The call will be ended so soon; nothing is said where the protocol has no words for it."""
         ...
 
+    async def report(self, stats: dict[str, Any]) -> None:
+        """How the block was made that was said last; for callers who asked for it."""
+        ...
+
     async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
         """The answer is whole. `going_away`: the gateway stops."""
         ...

@@ -18,3 +18,4 @@ class SessionRequest:
     voice: str | None = None  # None: the model's default
     model: str | None = None  # None: the configured default
     options: dict[str, float] = field(default_factory=dict)  # the worker knows their limits
+    stats: bool = False  # wants to be told how each block was made

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _OMISSION_S = 0.15  # a shorter gap between payloads may be how the caller or its network sends
 _MOST_OMITTED_MS = 1000
 Say = Callable[[bytes], Awaitable[None]]
+Report = Callable[[AnswerSent], Awaitable[None]]
 
 
 class Session:
@@ -128,8 +129,8 @@ class Session:
 
     # --- the answers ----------------------------------------------------------------------------------------
 
-    async def write(self, say: Say) -> None:
-        """Say the answers until the last one that is due; each as soon as it is there, in order."""
+    async def write(self, say: Say, report: Report | None = None) -> None:
+        """Say the answers until the last one that is due; each as soon as it is there, in order, and `report` on it."""
         while (answer := await self._next_answer()) is not None:
             samples = self._join(answer)
             last = self._due_samples is not None and self._sent_samples + len(samples) >= self._due_samples
@@ -144,6 +145,8 @@ class Session:
             event = AnswerSent(self._now(), answer, samples, messages)
             for observer in self._observers:
                 observer.on_answer(event)
+            if report is not None:
+                await report(event)
             if last:
                 return
 

@@ -8,6 +8,21 @@ from typing import Any
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded
 
 
+def block_stats(event: AnswerSent) -> dict[str, Any]:
+    """How one block was made, as callers are told who ask for `stats`; milliseconds, null where nobody measured."""
+    answer, stats = event.answer, event.answer.stats
+    return {
+        "seq": answer.seq,
+        "latency_ms": round(event.latency_ms, 3),
+        "queue_ms": None if stats is None else round(stats.queue_ms, 3),
+        "compute_ms": None if stats is None else round(sum(stats.stages_ms.values()), 3),
+        "batch_size": None if stats is None else stats.batch_size,
+        "steps": None if stats is None else stats.steps,
+        "speech": None if stats is None else stats.speech,
+        "concealed": answer.concealed_by is not None,
+    }
+
+
 @dataclass(slots=True)
 class SessionStats:
     """An observer of one session."""

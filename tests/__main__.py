@@ -38,7 +38,7 @@ def main() -> int:
             print(said)
         else:
             print(f"{name}: passed")
-    if subprocess.run([*pytest, "-m", "serial"], check=False).returncode:
+    if subprocess.run([*pytest, "-m", "serial", "-rs"], check=False).returncode:
         failed.append("serial tests")
     print(f"total: {time.monotonic() - began:.0f} s{'; failed: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0

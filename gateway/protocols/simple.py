@@ -62,6 +62,9 @@ class SimpleProtocol:
     def warning(self, message: str, seconds_left: int) -> str | None:
         return None
 
+    def report(self, stats: dict[str, Any]) -> str | None:
+        return None
+
     def complete(self, stats: dict[str, Any]) -> str:
         return json.dumps({"signal": "completed", "stream_id": self.request.session_id})
 

@@ -60,6 +60,7 @@ class _Config(Message):
     voice: Name | None = None
     model: Name | None = None
     options: _Options | None = None
+    stats: bool | None = None
 
 
 class StandardProtocol:
@@ -95,6 +96,9 @@ class StandardProtocol:
         return json.dumps(
             {"type": "warning", "session_id": session_id, "message": message, "seconds_left": seconds_left}
         )
+
+    def report(self, stats: dict[str, Any]) -> str | None:
+        return json.dumps({"type": "stats", **stats})
 
     def complete(self, stats: dict[str, Any]) -> str:
         return json.dumps({"type": "complete", "session_id": self.request.session_id, "stats": stats})
@@ -137,4 +141,5 @@ def _request(config: _Config) -> SessionRequest:
         voice=config.voice,
         model=config.model,
         options={name: float(value) for name, value in options.items()},
+        stats=bool(config.stats),
     )

@@ -178,6 +178,11 @@ class WebSocketCaller:
             with contextlib.suppress(ConnectionError):  # whoever reads notices
                 await self._socket.send_str(text)
 
+    async def report(self, stats: dict[str, Any]) -> None:
+        assert self._protocol is not None
+        if (text := self._protocol.report(stats)) is not None:
+            await self._socket.send_str(text)
+
     async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
         assert self._protocol is not None
         await self._end(self._protocol.complete(stats), _GOING_AWAY if going_away else 1000, b"")

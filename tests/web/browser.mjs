@@ -1,0 +1,73 @@
+// The two browsers, with a fake microphone each and without any internet.
+
+import puppeteer from "puppeteer-core";
+
+const CHROMIUM = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync", "--mute-audio=false",
+  "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--autoplay-policy=no-user-gesture-required",
+];
+const FIREFOX = {
+  "media.navigator.streams.fake": true,
+  "media.navigator.permission.disabled": true,
+  "media.autoplay.default": 0,
+  "media.autoplay.blocking_policy": 0,
+  "network.captive-portal-service.enabled": false,
+  "network.connectivity-service.enabled": false,
+  "app.update.enabled": false,
+  "datareporting.policy.dataSubmissionEnabled": false,
+};
+
+// {browser: "chromium" | "firefox", executable, profile: folder, speech: WAV file, toneHz, lang, window: [width, height]}
+export function launch({ browser, executable, profile, speech, toneHz = 200, lang = "en", window: [width, height] = [1100, 900] }) {
+  const common = { executablePath: executable, userDataDir: profile, headless: true, defaultViewport: { width, height } };
+  if (browser === "chromium")
+    return puppeteer.launch({
+      ...common,
+      ignoreDefaultArgs: ["--mute-audio"],
+      args: [...CHROMIUM, `--lang=${lang}`, `--use-file-for-fake-audio-capture=${speech}`],
+    });
+  const extraPrefsFirefox = { ...FIREFOX, "media.navigator.audio.fake_frequency": toneHz, "intl.accept_languages": lang };
+  return puppeteer.launch({ ...common, browser: "firefox", extraPrefsFirefox });
+}
+
+// Before any script of the page: what every AudioContext takes from a microphone and gives to its destination is
+// collected side by side, on one clock. `window.heard()` returns {rate, input, output}, base64 of float32.
+export function listenIn() {
+  const tracks = [[], []];
+  let rate = 0;
+  const taps = new WeakMap();
+  const { connect } = AudioNode.prototype;
+  const { createMediaStreamSource } = AudioContext.prototype;
+  const tap = (context) => {
+    if (!taps.has(context)) {
+      rate = context.sampleRate;
+      const merger = context.createChannelMerger(2);
+      const recorder = context.createScriptProcessor(16384, 2, 1);
+      recorder.onaudioprocess = ({ inputBuffer }) =>
+        tracks.forEach((track, channel) => track.push(inputBuffer.getChannelData(channel).slice()));
+      connect.call(merger, recorder);
+      connect.call(recorder, context.destination);
+      taps.set(context, merger);
+    }
+    return taps.get(context);
+  };
+  AudioNode.prototype.connect = function (to, ...rest) {
+    if (to instanceof AudioDestinationNode) connect.call(this, tap(this.context), 0, 1);
+    return connect.call(this, to, ...rest);
+  };
+  AudioContext.prototype.createMediaStreamSource = function (stream) {
+    const source = createMediaStreamSource.call(this, stream);
+    connect.call(source, tap(this), 0, 0);
+    return source;
+  };
+  const base64 = async (parts) => {
+    const url = await new Promise((resolve) => {
+      const reader = new FileReader();
+      reader.onload = () => resolve(reader.result);
+      reader.readAsDataURL(new Blob(parts));
+    });
+    return url.slice(url.indexOf(",") + 1);
+  };
+  window.heard = async () => ({ rate, input: await base64(tracks[0]), output: await base64(tracks[1]) });
+}

@@ -1,0 +1,161 @@
+"""Visits to the page with Debian's browsers: real sockets, real workers, a fake microphone, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from tests.e2e.conftest import SAMPLE, Serve
+
+Wave = npt.NDArray[np.float32]
+
+HERE = Path(__file__).parent
+INSTALL = "make test-web, or: apt-get install chromium firefox-esr pulseaudio nodejs && npm ci --prefix tests/web"
+PROGRAMS = {"chromium": "chromium", "firefox": "firefox-esr"}
+EVERYTHING = os.environ.get("TEST_WEB") == "all"  # else one visit alone: `make test` is short
+
+everything = pytest.mark.skipif(not EVERYTHING, reason="make test-web runs it")
+
+
+def missing(*programs: str) -> list[str]:
+    """Which of them, and of the packages of tests/web/package.json, are not installed."""
+    absent = [name for name in programs if shutil.which(name) is None]
+    return absent if (HERE / "node_modules").is_dir() else [*absent, "tests/web/node_modules"]
+
+
+def need(*programs: str) -> None:
+    """Skips where something is not installed, with what to do; fails where everything was asked for."""
+    if absent := missing(*programs):
+        text = f"the page is NOT tested, there is no {', '.join(absent)}. Install: {INSTALL}"
+        (pytest.fail if EVERYTHING else pytest.skip)(text)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a visitor saw and heard."""
+
+    seen: dict[str, Any]
+    rate: int
+    input: Wave  # from the microphone, and
+    output: Wave  # to the loudspeaker, on one clock
+
+    def delay_s(self, at_s: float, length_s: float = 1.0, reach_s: float = 4.5) -> float:
+        """How much later than the microphone the loudspeaker has the sound around `at_s`: the same, else this fails."""
+        begin, end = int(at_s * self.rate), int((at_s + length_s) * self.rate)
+        first = max(0, begin - int(reach_s * self.rate))
+        heard, said = self.output[begin:end].astype(float), self.input[first:end].astype(float)
+        size = 1 << (len(said) + len(heard)).bit_length()
+        product = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(heard, size)), size)
+        product = product[: len(said) - len(heard) + 1]
+        energy = np.cumsum(np.concatenate([[0.0], said**2]))
+        energy = energy[len(heard) :] - energy[: len(energy) - len(heard)]
+        likeness = product / np.sqrt(np.maximum(energy, 1e-9) * max(float((heard**2).sum()), 1e-9))
+        assert likeness.max() > 0.8, f"nothing alike at {at_s} s: {likeness.max():.2f}"
+        return (begin - first - int(likeness.argmax())) / self.rate
+
+
+Visitor = Callable[..., Visit]
+
+
+def _visit(port: int, folder: Path, browser: str, scenario: str, environ: dict[str, str], **wanted: Any) -> Visit:
+    speech = folder / "speech.wav"
+    samples, rate = soundfile.read(SAMPLE, dtype="int16")
+    soundfile.write(speech, samples, rate)
+    profile, out = folder / "profile", folder / "out"
+    profile.mkdir()
+    content = {
+        "scenario": scenario,
+        "browser": browser,
+        "executable": shutil.which(PROGRAMS[browser]),
+        "port": port,
+        "profile": str(profile),
+        "speech": str(speech),
+        "out": str(out),
+        **wanted,
+    }
+    command = ["node", str(HERE / "drive.mjs"), json.dumps(content)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=115, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    tracks = [np.fromfile(path, "<f4") for name in ("input", "output") if (path := out / f"{name}.f32").exists()]
+    silent = np.zeros(0, np.float32)
+    return Visit(seen, seen.get("rate", 0), *(tracks or [silent, silent]))
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Visitor:
+    """Its microphone says the bundled sample again and again."""
+    need("node", "chromium")
+
+    def visit(port: int, scenario: str, **wanted: Any) -> Visit:
+        return _visit(port, tmp_path, "chromium", scenario, dict(os.environ), **wanted)
+
+    return visit
+
+
+@pytest.fixture
+def firefox(tmp_path: Path) -> Iterator[Visitor]:
+    """Its microphone hums. Without a loudspeaker Firefox plays nothing at all: it gets one that nobody hears."""
+    need("node", "firefox-esr", "pulseaudio")
+    socket = tmp_path / "pulse"
+    modules = ("module-null-sink rate=48000", f"module-native-protocol-unix socket={socket} auth-anonymous=1")
+    options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm"]
+    environ = os.environ | {"HOME": str(tmp_path), "PULSE_RUNTIME_PATH": str(tmp_path)}
+    with (tmp_path / "pulse.log").open("w") as log:
+        server = subprocess.Popen(
+            ["pulseaudio", *options, *(f"--load={module}" for module in modules)], env=environ, stdout=log, stderr=log
+        )
+    end = time.monotonic() + 20
+    while not socket.exists():
+        assert server.poll() is None, (tmp_path / "pulse.log").read_text()
+        assert time.monotonic() < end, "pulseaudio does not start"
+        time.sleep(0.05)
+
+    def visit(port: int, scenario: str, **wanted: Any) -> Visit:
+        browsing = os.environ | {"PULSE_SERVER": f"unix:{socket}"}
+        return _visit(port, tmp_path, "firefox", scenario, browsing, **wanted)
+
+    yield visit
+    server.terminate()
+    server.wait(10)
+
+
+def _serve(folder: Path, **settings: Any) -> Iterator[Serve]:
+    demo = {"AUTH__API_KEYS": '["fast-vc-demo-key"]'}
+    serve = Serve(folder).start(**{**demo, **settings})
+    yield serve
+    assert serve.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def shifting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """The demo configuration with the cheapest model that converts."""
+    yield from _serve(tmp_path_factory.mktemp("shifting"))
+
+
+@pytest.fixture(scope="session")
+def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """What goes in comes out: so that a moment can be found again."""
+    yield from _serve(
+        tmp_path_factory.mktemp("passing"), WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1, WORKER__VAD="energy"
+    )
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A service with a key of its own."""
+    yield from _serve(
+        tmp_path_factory.mktemp("foreign"), AUTH__API_KEYS='["a-key-of-ones-own"]', WORKER__MODEL="passthrough"
+    )
