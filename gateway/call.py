@@ -273,7 +273,9 @@ class Call:
         await self._in_time(self.caller.say(payload))
 
     async def _report(self, event: AnswerSent) -> None:
-        await self._in_time(self.caller.report(block_stats(event)))
+        assert self._session is not None
+        stats = {**block_stats(event), "padded_ms": round(self._session.padded_ms, 3)}
+        await self._in_time(self.caller.report(stats))
 
     async def _in_time(self, saying: Awaitable[None]) -> None:
         timeout_s = self._config.send_timeout_s

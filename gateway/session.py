@@ -178,12 +178,17 @@ class Session:
             observer.on_end(event)
         return summary
 
+    @property
+    def padded_ms(self) -> float:
+        """Of silence that stood in where the caller paused: the answer is as much longer than the question."""
+        return self._blocker.padded / LINK_RATE * 1000
+
     def summary(self) -> dict[str, Any]:
         """The statistics so far."""
         return self._stats.summary(
             self._now(),
             reopened=self._stream.reopened,
-            padded_ms=self._blocker.padded / LINK_RATE * 1000 + self._made_up_ms,
+            padded_ms=self.padded_ms + self._made_up_ms,
             lost=self._decoder.concealed,
             ignored=self.ignored,
         )
