@@ -60,16 +60,23 @@ def bind_router(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> 
     return socket
 
 
-def connect_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, name: str
-) -> zmq.Socket[bytes]:
-    """A worker's socket, under an identity that no earlier connection had."""
+def make_dealer(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None, name: str) -> zmq.Socket[bytes]:
+    """A worker's socket, under an identity that no earlier connection had. It is not connected yet, so that whoever
+    wants to see it connect can watch it first."""
     socket = context.socket(zmq.DEALER)
     _bound(socket)
     socket.setsockopt(zmq.IDENTITY, f"{name[:80]}/".encode() + os.urandom(8).hex().encode())
     if keys is not None:
         socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
         socket.curve_serverkey = keys.server
+    return socket
+
+
+def connect_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, name: str
+) -> zmq.Socket[bytes]:
+    """`make_dealer`'s socket, on its way to ``endpoint``."""
+    socket = make_dealer(context, keys, name)
     socket.connect(endpoint)
     return socket
 

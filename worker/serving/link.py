@@ -22,8 +22,8 @@ from shared.link import (
     DEAD_AFTER_S,
     HEARTBEAT_INTERVAL_S,
     Keys,
-    connect_dealer,
     drain_monitor,
+    make_dealer,
     monitor,
 )
 from shared.messages import (
@@ -167,9 +167,11 @@ class WorkerLink:
     def _connect(self, now: float) -> None:
         for gateway in self._gateways:
             if gateway.connection is None and now >= gateway.retry_at:
-                socket = connect_dealer(self._context, gateway.endpoint, self._keys, self._hello.worker_id)
+                socket = make_dealer(self._context, self._keys, self._hello.worker_id)
+                watcher = monitor(socket, _EVENTS)  # before it connects: a handshake that nobody sees is never answered
+                socket.connect(gateway.endpoint)
                 number, self._next_number = self._next_number, self._next_number + 1
-                gateway.connection = _Connection(number, gateway.endpoint, socket, monitor(socket, _EVENTS))
+                gateway.connection = _Connection(number, gateway.endpoint, socket, watcher)
                 self._by_number[number] = gateway.connection
 
     def _watch(self, connection: _Connection) -> None:

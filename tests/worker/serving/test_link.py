@@ -38,6 +38,11 @@ import sys, time
 from shared.config import load
 import worker.main, worker.engines.passthrough
 delay_s = float(sys.argv[2])
+watch = worker.serving.link.monitor
+def watch_late(socket, events):
+    time.sleep(float(sys.argv[3]))
+    return watch(socket, events)
+worker.serving.link.monitor = watch_late
 convert = worker.engines.passthrough.PassthroughEngine.convert
 def slow(self, batch):
     if (batch.window[:, -10:] == 7777 / 32768).all():
@@ -101,7 +106,7 @@ def gateway() -> Iterator[Gateway]:
 def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(delay_s: float = 0.0, **settings: Any) -> subprocess.Popen[str]:
+    def start(delay_s: float = 0.0, watch_s: float = 0.0, **settings: Any) -> subprocess.Popen[str]:
         given = {
             "ENV": "shift",
             "WORKER__MODEL": "passthrough",
@@ -112,7 +117,7 @@ def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess
             **settings,
         }
         environ = {"PATH": "/usr/bin:/bin"} | {f"FASTVC_{key}": str(value) for key, value in given.items()}
-        command = [sys.executable, "-c", _PROGRAM, f"tcp://127.0.0.1:{gateway.port}", str(delay_s)]
+        command = [sys.executable, "-c", _PROGRAM, f"tcp://127.0.0.1:{gateway.port}", str(delay_s), str(watch_s)]
         root = Path(__file__).parents[3]
         process = subprocess.Popen(command, env=environ, cwd=root, text=True, stderr=subprocess.PIPE)
         started.append(process)
@@ -175,6 +180,12 @@ def test_a_gateway_that_comes_back_gets_a_new_connection(gateway: Gateway, start
     assert gateway.expect(Hello).worker_id == "worker-test"
     assert gateway.identity != first
     assert gateway.expect(Heartbeat).sessions == 0
+
+
+def test_a_handshake_is_never_missed(gateway: Gateway, start: Any) -> None:
+    """However long a busy host takes between making the socket and watching it."""
+    start(watch_s=1.0)
+    assert gateway.expect(Hello).worker_id == "worker-test"
 
 
 def test_a_silent_gateway_is_left_and_tried_again(gateway: Gateway, start: Any) -> None:
