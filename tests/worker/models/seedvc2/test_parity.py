@@ -1,6 +1,6 @@
 """The networks of V2 against the recorded numbers of the original, through the engine of tools.check_parity.
 
-Together about 20 s: the networks have 440 million parameters, whose synthetic weights are drawn one by one.
+Together about 30 s of one core: the networks have 440 million parameters, whose synthetic weights are drawn one by one.
 """
 
 from __future__ import annotations
