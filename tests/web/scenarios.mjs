@@ -1,5 +1,7 @@
 // What visitors do. Each resolves with what it saw.
 
+import { readFile } from "node:fs/promises";
+
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
 
@@ -38,4 +40,66 @@ export async function stall(visit) {
   await sleep(wanted.after_ms);
   const after = await look(page);
   return { before, after, ...(await end(visit)) };
+}
+
+// Everything at once: a call that is muted, recorded and photographed, a voice listened to, a file dropped, axe-core in
+// each state, both languages, a phone's width, a reload.
+export async function tour(visit) {
+  const { page, url, wanted, out } = visit;
+  const axe = await readFile(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+  const violations = [];
+  const check = async (state) => {
+    await page.evaluate(axe);
+    const found = await page.evaluate(() => window.axe.run());
+    violations.push(...found.violations.map(({ id, nodes }) => `${state}: ${id} ${nodes.map((node) => node.html).join(" ").slice(0, 300)}`));
+    await page.screenshot({ path: `${out}/${state}.png`, fullPage: true });
+  };
+  await page.goto(url);
+  await stateIs(page, "idle");
+  await check("idle");
+  await page.click("#record");
+  await page.click(".voice:last-child > :first-child");
+  await page.click("#toggle");
+  await stateIs(page, "live");
+  await sleep(5000);
+  const live = await look(page);
+  await check("live");
+  await page.keyboard.press("Space");
+  await sleep(1500);
+  const muted = { ...(await look(page)), pressed: await page.$eval("#mute", (button) => button.getAttribute("aria-pressed")) };
+  await page.click("#toggle");
+  await stateIs(page, "idle");
+  const recordings = await page.$$eval("#recordings a", (links) => links.map((link) => link.download));
+  await page.click(".voice:first-child > :last-child");
+  await page.waitForSelector("#voices audio");
+  const input = await page.$("#choose");
+  await input.uploadFile(wanted.speech);
+  await page.waitForSelector("#files audio");
+  const files = await page.$$eval("#files figcaption", (captions) => captions.map((caption) => caption.textContent));
+  await check("files");
+  await page.emulateMediaFeatures?.([{ name: "prefers-color-scheme", value: "dark" }]).catch(() => {});
+  await page.setViewport({ width: 390, height: 800 });
+  await page.select("#language", "zh");
+  await check("phone");
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  await page.reload();
+  await stateIs(page, "idle");
+  const kept = await page.evaluate(() => ({
+    lang: document.documentElement.lang,
+    voice: document.querySelector('.voice [aria-pressed="true"]').firstChild.textContent,
+    last: document.querySelector(".voice:last-child > :first-child").firstChild.textContent,
+  }));
+  return { violations, live, muted, recordings, files, overflow, kept };
+}
+
+// The line is cut: the page finds its way back by itself.
+export async function cut(visit) {
+  const { page, line } = visit;
+  await begin(visit);
+  await sleep(2000);
+  line.cut();
+  await stateIs(page, "reconnecting");
+  await stateIs(page, "live");
+  await sleep(4000);
+  return { live: await look(page), ...(await end(visit)) };
 }

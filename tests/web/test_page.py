@@ -75,3 +75,33 @@ def test_a_stalled_line_leaves_no_lateness(chromium: Visitor, passing: Serve) ->
     """Some 25 s: the line stands still for three of them. Before, playback stayed 2.3 s late for good."""
     visit = chromium(passing.port, "stall", before_ms=4500, stall_ms=3000, after_ms=10_000)
     check_punctual_after_stall(visit)
+
+
+@everything
+def test_a_line_that_was_cut_comes_back_by_itself(chromium: Visitor, passing: Serve) -> None:
+    """Some 20 s of a call in real time."""
+    visit = chromium(passing.port, "cut")
+    assert all("WebSocket" in fault for fault in visit.seen["faults"])
+    late_s = visit.delay_s(len(visit.output) / visit.rate - 2.5)
+    assert late_s < 1.0
+
+
+@everything
+def test_a_tour_of_the_studio(chromium: Visitor, shifting: Serve) -> None:
+    """Some 40 s: a call, a voice's sample, a file, two languages, a phone, a reload; axe-core finds nothing."""
+    visit = chromium(shifting.port, "tour")
+    check_no_fault(visit)
+    seen = visit.seen
+    assert seen["violations"] == []
+    parts = seen["live"]["latency"]
+    assert all(parts[name] is not None for name in ("block", "network", "queue", "conversion", "playback", "total"))
+    assert parts["total"] == pytest.approx(sum(ms for name, ms in parts.items() if name != "total"), abs=150)
+    assert seen["muted"]["inputPeak"] == 0
+    assert seen["muted"]["pressed"] == "true"
+    assert seen["recordings"] == ["original.wav", "converted.wav"]
+    (a, a_s), (b, b_s) = (caption.split(", ") for caption in seen["files"])
+    assert (a, b) == ("A: Original", "B: Converted")
+    assert a_s == b_s
+    assert seen["overflow"] <= 0
+    assert seen["kept"]["lang"] == "zh"
+    assert seen["kept"]["voice"] == seen["kept"]["last"]
