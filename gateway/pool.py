@@ -6,9 +6,7 @@ Sessions of a worker that is gone are opened again elsewhere; who finds no place
 from __future__ import annotations
 
 import asyncio
-import socket as net
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, assert_never
 
@@ -17,6 +15,7 @@ from loguru import logger
 from gateway.errors import SessionError, bad_field
 from gateway.metrics import Metrics
 from gateway.stream import Stream, StreamSpec
+from gateway.workers import WorkerRecord, least_loaded
 from shared.messages import (
     Audio,
     Close,
@@ -41,44 +40,6 @@ class Link(Protocol):
     def send(self, identity: bytes, message: FromGateway) -> None: ...
 
     def forget(self, identity: bytes) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class WorkerRecord:
-    """A worker as the gateway sees it."""
-
-    identity: bytes
-    hello: Hello
-    quota: int  # of its places, as it said last
-    capacity: int  # as many, or fewer until its next beat
-    queue_ms: float = 0.0
-    draining: bool = False
-    streams: dict[str, Stream] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.hello.worker_id
-
-    @property
-    def free(self) -> int:
-        return 0 if self.draining else max(0, self.capacity - len(self.streams))
-
-    @property
-    def load(self) -> tuple[float, float]:
-        return len(self.streams) / max(1, self.capacity), self.queue_ms
-
-    def has_voice(self, name: str) -> bool:
-        return any(voice.name == name for voice in self.hello.voices)
-
-    def serves(self, spec: StreamSpec) -> bool:
-        """Whether a session of this kind can be opened here, also in its middle."""
-        hello, layout = self.hello, spec.layout
-        return (
-            hello.model == spec.model
-            and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
-            == (layout.block_ms, layout.delay_ms, layout.rate_out)
-            and self.has_voice(spec.voice)
-        )
 
 
 class Reservation:
@@ -168,7 +129,7 @@ class Pool:
                 known = ", ".join(sorted({v.name for w in fitting for v in w.hello.voices}))
                 raise bad_field("voice", f"no {voice!r}; there are: {known}")
             fitting = having
-        return _least_loaded(fitting)
+        return least_loaded(fitting)
 
     def adopt(self, stream: Stream, worker: WorkerRecord) -> None:
         """Place a new stream. Raises `SessionError` if its id is in use."""
@@ -209,7 +170,7 @@ class Pool:
         """New places for sessions whose worker is gone; who finds none waits for one."""
         for stream in streams:
             try:
-                worker = _least_loaded([w for w in self.workers.values() if w.serves(stream.spec)])
+                worker = least_loaded([w for w in self.workers.values() if w.serves(stream.spec)])
             except SessionError:
                 stream.orphan()
                 self._orphans[stream.spec.session_id] = stream
@@ -305,20 +266,7 @@ class Pool:
 
     def describe(self) -> list[PooledWorker]:
         """The workers, for `status`."""
-        return [
-            PooledWorker(
-                worker_id=w.name,
-                pid=w.hello.pid,
-                host=w.hello.host,
-                device=w.hello.device,
-                model=w.hello.model,
-                sessions=len(w.streams),
-                capacity=w.capacity,
-                draining=w.draining,
-                local=w.hello.host == net.gethostname(),
-            )
-            for w in self.workers.values()
-        ]
+        return [w.describe() for w in self.workers.values()]
 
     def models(self) -> list[dict[str, Any]]:
         """What callers may ask for as `model`, with what its workers have in common; the default first."""
@@ -340,10 +288,3 @@ class Pool:
 
     def session_ids(self) -> list[str]:
         return list(self._streams)
-
-
-def _least_loaded(workers: list[WorkerRecord]) -> WorkerRecord:
-    free = [worker for worker in workers if worker.free > 0]
-    if not free:
-        raise SessionError("OVERLOADED", "no worker has a free place")
-    return min(free, key=lambda worker: worker.load)

@@ -1,0 +1,70 @@
+"""One worker as the gateway sees it: what it offers, how full it is, and which sessions it can serve."""
+
+from __future__ import annotations
+
+import socket as net
+from dataclasses import dataclass, field
+
+from gateway.errors import SessionError
+from gateway.stream import Stream, StreamSpec
+from shared.messages import Hello
+from shared.state import PooledWorker
+
+
+@dataclass(eq=False, slots=True)
+class WorkerRecord:
+    """A worker as the gateway sees it."""
+
+    identity: bytes
+    hello: Hello
+    quota: int  # of its places, as it said last
+    capacity: int  # as many, or fewer until its next beat
+    queue_ms: float = 0.0
+    draining: bool = False
+    streams: dict[str, Stream] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.hello.worker_id
+
+    @property
+    def free(self) -> int:
+        return 0 if self.draining else max(0, self.capacity - len(self.streams))
+
+    @property
+    def load(self) -> tuple[float, float]:
+        return len(self.streams) / max(1, self.capacity), self.queue_ms
+
+    def has_voice(self, name: str) -> bool:
+        return any(voice.name == name for voice in self.hello.voices)
+
+    def serves(self, spec: StreamSpec) -> bool:
+        """Whether a session of this kind can be opened here, also in its middle."""
+        hello, layout = self.hello, spec.layout
+        return (
+            hello.model == spec.model
+            and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
+            == (layout.block_ms, layout.delay_ms, layout.rate_out)
+            and self.has_voice(spec.voice)
+        )
+
+    def describe(self) -> PooledWorker:
+        """For `status`."""
+        return PooledWorker(
+            worker_id=self.name,
+            pid=self.hello.pid,
+            host=self.hello.host,
+            device=self.hello.device,
+            model=self.hello.model,
+            sessions=len(self.streams),
+            capacity=self.capacity,
+            draining=self.draining,
+            local=self.hello.host == net.gethostname(),
+        )
+
+
+def least_loaded(workers: list[WorkerRecord]) -> WorkerRecord:
+    free = [worker for worker in workers if worker.free > 0]
+    if not free:
+        raise SessionError("OVERLOADED", "no worker has a free place")
+    return min(free, key=lambda worker: worker.load)
