@@ -197,7 +197,7 @@ export class LiveCall extends EventTarget {
     const { block_ms: block = 0, prefill_ms: prefill = 0, delay_ms: delay = 0 } = this.ready ?? {};
     const played = (this.state?.playedMs ?? 0) - this.offsetMs;
     const device = ((this.audio.baseLatency || 0) + (this.audio.outputLatency || 0)) * 1000;
-    const total = played > 0 ? this.connection.sentMs + (this.blockStats?.padded_ms ?? 0) - (played - prefill - delay) + device : null;
+    const total = played > 0 && !this.ending ? this.connection.sentMs + (this.blockStats?.padded_ms ?? 0) - (played - prefill - delay) + device : null;
     return {
       block: block + delay,
       network: this.connection.networkMs,

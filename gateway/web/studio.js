@@ -37,8 +37,9 @@ function speak() {
   document.documentElement.lang = settings.language;
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = texts()[element.dataset.text];
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", texts()[element.dataset.label]);
-  enter(document.body.dataset.state);
+  enter(document.body.dataset.state, live.call ? undefined : "");
   showVoices();
+  showDevices();
   showLatency({});
 }
 
@@ -148,6 +149,8 @@ async function stop() {
 
 function over({ error }) {
   live.call = null;
+  el("mute").setAttribute("aria-pressed", false);
+  monitor(false);
   showRecordings();
   enter("idle", error ? explain(texts(), error) : texts().ended, Boolean(error));
 }
@@ -284,5 +287,4 @@ restore();
 el("language").value = settings.language;
 wire();
 speak();
-showDevices();
 load().catch((error) => enter("idle", explain(texts(), error), true));

@@ -12,7 +12,7 @@ const EN = {
   standard: "Default", starting: "Starting …", speak: "Speak.", muted: "Muted: silence is sent.", ended: "Ended.",
   reconnecting: "The line is lost; trying again.", no_worker: "No worker is connected yet. The page looks again every few seconds.",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
-    `${steps ?? "–"} steps, batch of ${batch ?? "–"}, real-time factor ${rtf ?? "–"}, ${concealed} blocks concealed, ${gaps} gaps, ${Math.round(droppedMs)} ms caught up`,
+    `${steps || "–"} steps, batch of ${batch || "–"}, real-time factor ${rtf ?? "–"}, ${concealed} blocks concealed, ${gaps} gaps, ${Math.round(droppedMs)} ms caught up`,
   errors: {
     AUTH_FAILED: "The key is not known here: type one that the operator gave you.", OVERLOADED: "All places are taken: try again in a minute.",
     TOO_MANY_SESSIONS: "All places are taken: try again in a minute.", CONNECTION: "The service does not answer: is it running?",
@@ -33,7 +33,7 @@ const ZH = {
   download: "下载", standard: "默认", starting: "正在启动……", speak: "请说话。", muted: "已静音：发送的是静默。", ended: "已结束。",
   reconnecting: "连接中断，正在重试。", no_worker: "还没有可用的工作进程，页面会每隔几秒再查看。",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
-    `${steps ?? "–"} 步，批量 ${batch ?? "–"}，实时率 ${rtf ?? "–"}，掩盖 ${concealed} 块，断续 ${gaps} 次，追回 ${Math.round(droppedMs)} 毫秒`,
+    `${steps || "–"} 步，批量 ${batch || "–"}，实时率 ${rtf ?? "–"}，掩盖 ${concealed} 块，断续 ${gaps} 次，追回 ${Math.round(droppedMs)} 毫秒`,
   errors: {
     AUTH_FAILED: "密钥无效：请输入管理员提供的密钥。", OVERLOADED: "名额已满：请稍后再试。", TOO_MANY_SESSIONS: "名额已满：请稍后再试。",
     CONNECTION: "服务没有响应：它在运行吗？", INSECURE: "请用 https 或 localhost 打开本页，否则浏览器不提供麦克风。",

@@ -300,3 +300,27 @@ async def test_details_name_the_field_that_a_worker_refuses(service: Service) ->
     await worker.send(Failed("s", 0, "INVALID_CONFIG", "options.steps must be within 1 and 10, got 50"))
     _, control, code = await hear(socket)
     assert (control[0]["details"], code) == ({"fields": ["options.steps"]}, 1008)
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_asks_is_told_how_each_block_was_made(service: Service) -> None:
+    await service.worker()
+    socket = await service.call(stats=True)
+    await say(socket, noise(4 * BLOCK))
+    await socket.send_json(END)
+    _, control, _ = await hear(socket)
+    told = [message for message in control if message["type"] == "stats"]
+    assert [message["seq"] for message in told] == list(range(len(told)))
+    assert len(told) == control[-1]["stats"]["chunks_processed"]
+    assert {"queue_ms", "compute_ms", "batch_size", "steps", "concealed", "padded_ms"} <= set(told[0])
+
+
+async def test_who_does_not_ask_is_told_nothing_of_blocks(service: Service) -> None:
+    await service.worker()
+    socket = await service.call()
+    await say(socket, noise(4 * BLOCK))
+    await socket.send_json(END)
+    _, control, _ = await hear(socket)
+    assert [message["type"] for message in control] == ["complete"]
