@@ -203,7 +203,7 @@ export class LiveCall extends EventTarget {
       network: this.connection.networkMs,
       queue: this.blockStats?.queue_ms ?? null,
       conversion: this.blockStats?.compute_ms ?? null,
-      playback: this.state ? Math.max(0, this.state.spareMs) : null,
+      playback: this.state?.cushionMs ?? null,
       device,
       total,
     };

@@ -36,6 +36,7 @@ export class PlaybackBuffer {
     this.fadeIn = 0; // samples of it to come
     this.position = 0; // samples of the stream that were played or dropped
     this.dropped = 0;
+    this.cushionMs = 0; // what was left when the latest block came: how long sound waits here
     this.gaps = 0;
     this.started = false;
     this.ended = false;
@@ -60,6 +61,7 @@ export class PlaybackBuffer {
     this.samples.set(samples, this.end);
     this.end += samples.length;
     this.pushedAt = this.clock;
+    this.cushionMs = Math.max(0, this.spareMs);
     const excess = this.spareMs - this.targetMs - this.maxExcessMs;
     if (excess > 0) this.#cut(Math.round((excess / 1000) * this.rate));
   }

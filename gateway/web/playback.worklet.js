@@ -32,9 +32,9 @@ class Playback extends AudioWorkletProcessor {
   }
 
   report() {
-    const { bufferedMs, spareMs, targetMs, droppedMs, gaps, position, started, waiting } = this.buffer;
+    const { bufferedMs, spareMs, cushionMs, targetMs, droppedMs, gaps, position, started, waiting } = this.buffer;
     this.port.postMessage({
-      bufferedMs, spareMs, targetMs, droppedMs, gaps, started, waiting,
+      bufferedMs, spareMs, cushionMs, targetMs, droppedMs, gaps, started, waiting,
       playedMs: (position / sampleRate) * 1000,
       rms: Math.sqrt(this.power / this.counted),
       peak: this.peak,

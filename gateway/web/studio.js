@@ -41,6 +41,7 @@ function speak() {
   showVoices();
   showDevices();
   showLatency({});
+  if (!live.call) el("work").textContent = "";
 }
 
 function button(text, pressed) {

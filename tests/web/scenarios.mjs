@@ -103,3 +103,24 @@ export async function cut(visit) {
   await sleep(4000);
   return { live: await look(page), ...(await end(visit)) };
 }
+
+// Where a key is asked for: a wrong one, then the right one, wanted.key.
+export async function stranger(visit) {
+  const { page, url, wanted } = visit;
+  await page.goto(url);
+  await stateIs(page, "idle");
+  const asked = await page.$eval("#key-row", (row) => !row.hidden);
+  await page.type("#key", "a-wrong-key");
+  await page.click("#toggle");
+  await page.waitForSelector("#status.wrong");
+  const told = await page.$eval("#status", (element) => element.textContent);
+  await page.$eval("#key", (field) => (field.value = ""));
+  await page.type("#key", wanted.key);
+  await page.click("#toggle");
+  await stateIs(page, "live");
+  await page.click("#toggle");
+  await stateIs(page, "idle");
+  await page.reload();
+  await stateIs(page, "idle");
+  return { asked, told, kept: await page.$eval("#key", (field) => field.value), stored: await page.evaluate(() => JSON.stringify(localStorage)) };
+}

@@ -105,3 +105,13 @@ def test_a_tour_of_the_studio(chromium: Visitor, shifting: Serve) -> None:
     assert seen["overflow"] <= 0
     assert seen["kept"]["lang"] == "zh"
     assert seen["kept"]["voice"] == seen["kept"]["last"]
+
+
+@everything
+def test_a_stranger_is_asked_for_a_key_and_told_when_it_is_wrong(chromium: Visitor, foreign: Serve) -> None:
+    seen = chromium(foreign.port, "stranger", key="a-key-of-ones-own").seen
+    assert seen["asked"]
+    assert "AUTH_FAILED" in seen["told"]
+    assert "operator" in seen["told"]  # and what to do
+    assert seen["kept"] == "a-key-of-ones-own"  # for the tab, and
+    assert "a-key-of-ones-own" not in seen["stored"]  # no longer
