@@ -110,9 +110,10 @@ class Gateway:
         try:
             tls = None if self._certificates is None else self._certificates.context
             shared = self._number is not None
-            await web.TCPSite(
+            self._site = web.TCPSite(
                 self._runner, gateway.host, gateway.port, ssl_context=tls, reuse_port=shared or None
-            ).start()
+            )
+            await self._site.start()
         except OSError as error:
             await self._close()
             raise ConfigError(f"gateway: cannot listen on {gateway.host}:{gateway.port}: {error.strerror}") from None
@@ -120,13 +121,15 @@ class Gateway:
         self._state = StateReporter(self.config.serve.state_dir)
         self.recorder.start()
         self._tasks = [asyncio.create_task(work) for work in (self._report(), self._watch_files())]
-        logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, self.config.link.host, self.link.port)
+        logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, link.host, self.link.port)
         if gateway.published:
             logger.info("open {}://{}/", "http" if self._certificates is None else "https", gateway.published[0])
 
     async def stop(self) -> None:
         """Sessions get their audio and close 1001; then everything else ends."""
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
+        if self._siblings is not None:
+            await self._site.stop()  # the kernel hands new callers to the others
         await self.calls.drain(self.config.gateway.shutdown_grace_s)
         for task in self._tasks:
             task.cancel()

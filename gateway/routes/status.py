@@ -20,7 +20,8 @@ _EXPOSITION = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 def readiness(pool: Pool, calls: Calls) -> Readiness:
     """This process's own."""
     workers = [worker.name for worker in pool.workers.values()]
-    return Readiness(pool.free > 0 and not calls.draining, workers, len(pool.session_ids()), max(0, pool.free))
+    free = 0 if calls.draining else max(0, pool.free)
+    return Readiness(free > 0, workers, len(pool.session_ids()), free)
 
 
 def status_routes(pool: Pool, calls: Calls, metrics: Metrics, siblings: Siblings | None) -> list[web.RouteDef]:

@@ -1,11 +1,20 @@
-"""Expositions of several processes become one that Prometheus reads."""
+"""Gateways that share a port: expositions become one that Prometheus reads; who leaves takes no new callers."""
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.app import Gateway
 from gateway.metrics import Metrics
 from gateway.siblings import labelled
+from shared.addresses import free_port
+from shared.config import Config
+
+from .conftest import BLOCK_MS, KEY, Service
 
 
 def test_families_stand_together_and_every_sample_says_whose_it_is() -> None:
@@ -22,3 +31,37 @@ def test_families_stand_together_and_every_sample_says_whose_it_is() -> None:
     assert sessions == {"0": 3, "1": 4}
     (refused,) = [s for s in samples if s.name == "fastvc_sessions_refused_total"]
     assert refused.labels == {"process": "1", "reason": 'TOO "MANY" {OF} THEM'}
+
+
+async def test_one_that_leaves_hands_its_new_callers_to_the_other(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "gateway": {"port": free_port(), "default_model": "echo", "shutdown_grace_s": 20},
+            "auth": {"api_keys": [KEY]},
+            "link": {"port": free_port()},
+            "serve": {"state_dir": tmp_path / "temp"},
+            "recording": {"dir": tmp_path / "outputs"},
+        }
+    )
+    leaving = Gateway(config, 0)
+    await leaving.start()
+    staying = Gateway(config.model_copy(update={"link": config.link.model_copy(update={"port": free_port() - 1})}), 1)
+    async with aiohttp.ClientSession() as http:
+        service = Service(leaving, http)
+        silent = await service.worker(worker_id="silent", answer=lambda worker, chunk: False)
+        held = await service.call()  # nobody else listens on the port yet
+        await held.send_bytes(bytes(BLOCK_MS * 32 * 4))
+        await service.until(lambda: bool(silent.chunks))
+        await staying.start()
+        lively = await Service(staying, http).worker(worker_id="lively")
+        going = asyncio.create_task(leaving.stop())
+        await service.until(lambda: leaving.calls.draining)
+        calls = [await service.call() for _ in range(8)]
+        assert len(staying.pool.session_ids()) == len(calls)
+        assert leaving.pool.session_ids()
+        for socket in (*calls, held):
+            await socket.close()
+        await going
+        await staying.stop()
+    for worker in (silent, lively):
+        await worker.die()
