@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker test-monitoring lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -16,6 +16,17 @@ test: venv
 
 test-docker: venv
 	DOCKER_TESTS=1 $(BIN)/python -m pytest --timeout 1500 tests/docker
+
+# Dashboard and alert rules, read by Prometheus itself.
+test-monitoring: venv
+	@if ! command -v promtool >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus; \
+		else \
+			echo "Prometheus is missing. Install it and try again: sudo apt-get install prometheus"; exit 1; \
+		fi; \
+	fi
+	TEST_MONITORING=1 $(BIN)/python -m pytest -n0 -rs tests/gateway/test_monitoring.py
 
 # Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
 test-web: venv

@@ -17,10 +17,12 @@ from loguru import logger
 from gateway.auth.door import Door
 from gateway.auth.requests import address_middleware
 from gateway.calls import Calls
+from gateway.lag import watch_lag
 from gateway.link import GatewayLink
 from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pool import Pool
+from gateway.recording.exposition import RecorderFigures
 from gateway.recording.recorder import Recorder
 from gateway.recording.traces import Traces
 from gateway.recording.vault import Vault
@@ -60,7 +62,11 @@ class Gateway:
         check_auth(self.config)
         version()  # asks git once, before anybody waits
         recording = self.config.recording
-        self.door = Door(self.config.auth, is_private=gateway.is_private)
+        self.door = Door(
+            self.config.auth,
+            is_private=gateway.is_private,
+            on_denied=lambda reason: self.metrics.denied.labels(reason).inc(),
+        )
         self.recorder = Recorder(
             recording.dir,
             None if recording.keys_dir is None else Vault(recording.keys_dir),
@@ -68,6 +74,7 @@ class Gateway:
             keep_days=recording.keep_days,
             max_bytes=recording.max_gb * 1e9,
         )
+        self.metrics.registry.register(RecorderFigures(self.recorder.backlog))
         self.traces = Traces(self.recorder, record=recording.enabled)
         self._certificates = None
         if gateway.tls_certificate is not None and gateway.tls_key is not None:
@@ -120,7 +127,8 @@ class Gateway:
         self.port: int = self._runner.addresses[0][1]
         self._state = StateReporter(self.config.serve.state_dir)
         self.recorder.start()
-        self._tasks = [asyncio.create_task(work) for work in (self._report(), self._watch_files())]
+        works = (self._report(), self._watch_files(), watch_lag(self.metrics.lag.observe))
+        self._tasks = [asyncio.create_task(work) for work in works]
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, link.host, self.link.port)
         if gateway.published:
             logger.info("open {}://{}/", "http" if self._certificates is None else "https", gateway.published[0])

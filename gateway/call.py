@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 from gateway.audio.table import find_codec
 from gateway.auth.door import Door
 from gateway.auth.guard import guard
-from gateway.auth.guessing import SlowDown
 from gateway.auth.ledger import LimitReached, Ticket
 from gateway.auth.principal import ANYBODY, CredentialError
 from gateway.blocks import BlockLayout
@@ -123,9 +122,9 @@ class Call:
                 principal = await door.identify(request.api_key or "", self.caller.address)
             return door.enter(principal)
         except CredentialError as error:
-            self._context.metrics.denied.labels("slowed" if isinstance(error, SlowDown) else "wrong").inc()
             raise SessionError("AUTH_FAILED", str(error), {"fields": ["api_key"]}) from None
         except LimitReached as error:
+            self._context.metrics.refused.labels(error.limit).inc()
             raise SessionError("TOO_MANY_SESSIONS", error.message, {"limit": error.limit}) from None
 
     async def _converse(self, request: SessionRequest, reservation: Reservation) -> None:
@@ -165,7 +164,7 @@ class Call:
             codec_out.encoder(request.audio_out, layout.rate_out),
             self._context.codec_threads,
             max_waiting=config.max_waiting_blocks,
-            observers=[self._context.metrics, self._pace, *self._follow(request, spec)],
+            observers=[self._context.metrics.meter(layout.block_ms), self._pace, *self._follow(request, spec)],
         )
         self._pool.adopt(stream, worker)
         return session, stream

@@ -47,8 +47,12 @@ class Calls:
                 raise SessionError("OVERLOADED", "the gateway is shutting down")
             return self._pool.reserve()
         except SessionError as error:
-            self._metrics.refused.labels(error.code).inc()
+            self.refused(error.code)
             raise
+
+    def refused(self, reason: str) -> None:
+        """A caller was turned away before a session, for counting."""
+        self._metrics.refused.labels(reason).inc()
 
     async def serve(self, caller: Caller, reservation: Reservation) -> None:
         """One call, in the task that asks for it. The reservation is given up, whatever happens."""

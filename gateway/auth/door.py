@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.auth.guessing import Guessing
+from gateway.auth.guessing import Guessing, SlowDown
 from gateway.auth.keys import KeyFile, StaticKeys, looks_like_key
 from gateway.auth.ledger import Ledger, LimitReached, Ticket
 from gateway.auth.principal import ANYBODY, CALL, CredentialError, Principal
@@ -29,8 +30,13 @@ class Standing:
 class Door:
     """Lives on one event loop."""
 
-    def __init__(self, config: AuthConfig, *, is_private: bool) -> None:
-        """`is_private`: only this machine reaches the gateway. Raises `ConfigError` where a key file cannot be used."""
+    def __init__(
+        self, config: AuthConfig, *, is_private: bool, on_denied: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        """`is_private`: only this machine reaches the gateway. `on_denied` is told of every credential that is refused:
+        "missing", "slowed" or "wrong", or lets nobody in here ("scope"). Raises `ConfigError` where a key file cannot
+        be used."""
+        self._on_denied = on_denied
         self.is_open = config.is_open  # nobody is asked for a credential
         listed = [key for key in config.api_keys if key != DEMO_KEY or is_private]
         self.ledger = Ledger()
@@ -45,11 +51,17 @@ class Door:
         if self.is_open:
             return ANYBODY
         if not credential:
+            self._on_denied("missing")
             raise CredentialError("api_key: missing: this service asks for a key or a token")
-        await self._guessing.wait(address, credential)
+        try:
+            await self._guessing.wait(address, credential)
+        except SlowDown:
+            self._on_denied("slowed")
+            raise
         try:
             principal = self._verify(credential)
         except CredentialError:
+            self._on_denied("wrong")
             self._guessing.failed(address)
             raise
         self._guessing.succeeded(address, credential)
@@ -58,6 +70,7 @@ class Door:
     def enter(self, principal: Principal) -> Ticket:
         """A call of `principal` begins. Raises `CredentialError` (it may not call), `LimitReached`."""
         if not principal.may(CALL):
+            self._on_denied("scope")
             raise CredentialError(f"{principal.name} may not open sessions: the scope {CALL!r} is missing")
         return self.ledger.enter(principal)
 

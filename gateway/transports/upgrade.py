@@ -54,8 +54,10 @@ class WebSocketUpgrades:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One upgrade, to the end of its call. A credential that comes with it is looked at before."""
         if request.body_exists:
+            self._calls.refused("body")
             raise failure(400, "INVALID_CONFIG", "an upgrade has no body")
         if not self._origins.admit(request):
+            self._calls.refused("origin")
             raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not call here (gateway.allowed_origins)")
         principal = await principal_of(request, self._door) if credential_of(request) else None
         try:

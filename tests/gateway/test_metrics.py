@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import aiohttp
 import opuslib
@@ -23,12 +24,13 @@ async def live_through_everything(service: Service) -> None:
     for frame in noise(500).reshape(-1, 320):
         await socket.send_bytes(encoder.encode(frame.tobytes(), 320))
     await socket.send_json({"type": "lost", "count": 3})
+    await socket.send_bytes(b"\x03")  # an Opus packet that ends before its frame count
     await socket.send_str("what?")
     await asyncio.sleep(0.3)  # longer than hold_ms
     await socket.send_json({"type": "end"})
     _, control, _ = await hear(socket)
     stats = control[-1]["stats"]
-    assert (stats["lost_packets"], stats["ignored_messages"]) == (3, 1)
+    assert (stats["lost_packets"], stats["ignored_messages"]) == (4, 1)
     assert stats["padded_ms"] > 0
     slow = await service.call(session_id="slow")
     await say(slow, noise(300))
@@ -64,7 +66,18 @@ async def test_every_metric_that_is_defined_is_set_by_some_session(service: Serv
         assert family.name in text
         if not any(sample.value for sample in samples) and family.name not in ("fastvc_sessions",):
             unset.append(family.name)
-    assert unset == []
+    assert [name for name in unset if not name.startswith("fastvc_record")] == []
+    assert service.counter("fastvc_packets_damaged_total") == 1
+    assert service.counter("fastvc_packets_lost_total") == 4
+
+
+async def test_what_the_recorder_does_is_among_the_figures(service: Service) -> None:
+    backlog = service.gateway.recorder.backlog
+    backlog.bytes, backlog.written_bytes, backlog.dropped_bytes, backlog.failed = 1, 2, 3, 4
+    assert service.counter("fastvc_recorder_backlog_bytes") == 1
+    assert service.counter("fastvc_recorder_written_bytes_total") == 2
+    assert service.counter("fastvc_recorder_dropped_bytes_total") == 3
+    assert service.counter("fastvc_recordings_failed_total") == 4
 
 
 async def test_open_sessions_are_counted_while_they_last(service: Service) -> None:
@@ -103,3 +116,35 @@ async def test_a_caller_who_hangs_up_leaves_the_same_statistics(service: Service
     gone = next(line for line in lines if line.startswith("gone: {"))
     assert "'total_processed_ms': 300.0" in complete
     assert "'total_processed_ms': 300.0" in gone
+
+
+async def test_a_caller_who_is_turned_away_is_counted_with_the_reason(service: Service) -> None:
+    url = service.url + "/ws"
+    for headers, data, reason in (({"Origin": "https://elsewhere.example"}, None, "origin"), ({}, b"{}", "body")):
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", **headers}
+        async with service.http.get(url, headers=upgrade, data=data) as response:
+            assert response.status in (400, 403)
+        assert service.counter("fastvc_sessions_refused_total", reason=reason) == 1
+    for key, reason in (("", "missing"), ("a-wrong-key", "wrong")):
+        async with service.http.get(service.url + "/tools/session/x", params={"api_key": key}) as response:
+            assert response.status == 401
+        assert service.counter("fastvc_credentials_refused_total", reason=reason) == 1
+
+
+async def test_a_late_block_is_a_missed_deadline(service: Service) -> None:
+    """Later than its length: the worker's answer is held back for longer than a block."""
+    worker = await service.worker(answer=lambda worker, chunk: False)
+    socket = await service.call()
+    await say(socket, noise(300))
+    await service.until(lambda: bool(worker.chunks))
+    await asyncio.sleep(2 * BLOCK_MS / 1000)
+    await worker.respond(worker.chunks[0], noise(BLOCK_MS))
+    await service.until(lambda: service.counter("fastvc_deadline_misses_total") == 1)
+    assert service.counter("fastvc_block_real_time_factor_bucket", le="1.0") == 0
+    assert service.counter("fastvc_block_real_time_factor_count") == 1
+    await socket.close()
+
+
+async def test_a_busy_event_loop_is_seen(service: Service) -> None:
+    time.sleep(0.12)  # noqa: ASYNC251 - this is what shall be seen
+    await service.until(lambda: service.counter("fastvc_event_loop_lag_seconds_sum") > 0.05)
