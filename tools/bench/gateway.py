@@ -14,12 +14,10 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,49 +32,14 @@ import psutil
 
 from gateway.audio.codec import AudioFormat
 from gateway.audio.table import find_codec
-from shared.addresses import free_port, wait_until_ready
+from shared.addresses import free_port
 from shared.config import ROOT
+from tools.bench.service import BLOCK_MS, KEY, cpu_s, service
 from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
 from tools.client.latency import answer_latencies_ms, summarise
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
-KEY = "bench-gateway-key"
-BLOCK_MS = 200
 FLOOR_REPEATS = 7
-READY_TIMEOUT_S = 60.0
-
-
-@contextmanager
-def service(sessions: int) -> Iterator[tuple[str, psutil.Process]]:
-    """A gateway with a passthrough worker; its URL and the gateway's process."""
-    port, link = free_port(), free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "GATEWAY__PORT": port,
-            "GATEWAY__MAX_SESSIONS": sessions + 8,
-            "LINK__PORT": link,
-            "AUTH__API_KEYS": json.dumps([KEY]),
-            "ENV": "shift",
-            "WORKER__MODEL": "passthrough",
-            "WORKER__BLOCK_MS": BLOCK_MS,
-            "WORKER__MAX_SESSIONS": sessions + 8,
-            "WORKER__MAX_BATCH": sessions + 8,
-            "SERVE__STATE_DIR": f"{folder}/temp",
-            "LOG__DIR": f"{folder}/logs",
-            "LOG__LEVEL": "WARNING",
-        }
-        environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in settings.items()}
-        command = [sys.executable, "-m", "tools.service.cli", "serve", "--workers", "1"]
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
-        try:
-            if not wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None, READY_TIMEOUT_S):
-                raise click.ClickException("the service did not become ready")
-            time.sleep(1.2)  # the gateway's state file follows within a second
-            states = [json.loads(path.read_text()) for path in Path(folder, "temp").glob("gateway-*.json")]
-            yield f"ws://127.0.0.1:{port}/ws", psutil.Process(states[0]["pid"])
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
 
 
 # --- the floor ---------------------------------------------------------------------------------------------------
@@ -128,12 +91,12 @@ def measure_cpu(url: str, gateway: psutil.Process, sessions: int, wave: Pcm, enc
     config["sample_rate_out"] = 48_000
     sample = CallConfig(url, KEY, **config)
     floor = floor_cpu(wave, sample)
-    idle_before, idle_began = _cpu(gateway), time.monotonic()
+    idle_before, idle_began = cpu_s(gateway), time.monotonic()
     time.sleep(3)
-    idle = (_cpu(gateway) - idle_before) / (time.monotonic() - idle_began)
-    before, began = _cpu(gateway), time.monotonic()
+    idle = (cpu_s(gateway) - idle_before) / (time.monotonic() - idle_began)
+    before, began = cpu_s(gateway), time.monotonic()
     calls = asyncio.run(drive(url, sessions, wave, config))
-    used = _cpu(gateway) - before - idle * (time.monotonic() - began)
+    used = cpu_s(gateway) - before - idle * (time.monotonic() - began)
     session_seconds = sum(made.input_ms for made in calls) / 1000
     return {
         "output": encoding_out,
@@ -143,11 +106,6 @@ def measure_cpu(url: str, gateway: psutil.Process, sessions: int, wave: Pcm, enc
         "ratio": round(used / session_seconds / floor, 2),
         "idle_ms_per_second": round(idle * 1000, 2),
     }
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 # --- latency -----------------------------------------------------------------------------------------------------
@@ -260,7 +218,8 @@ def main(sessions: int, cpu_sessions: int, seconds: float, json_file: Path | Non
         return
     opuslib.Decoder(16_000, 1)  # fails here, not in the middle, without libopus
     waves = {rate: _long(read_source(SAMPLE, rate), rate, seconds) for rate in (16_000, 48_000)}
-    with service(max(sessions, cpu_sessions)) as (url, gateway):
+    with service(max(sessions, cpu_sessions) + 8) as running:
+        url, gateway = running.url, running.gateways[0]
         cpu = [measure_cpu(url, gateway, cpu_sessions, waves[48_000], out) for out in ("PCM", "OPUS")]
         latency = measure_latency(url, sessions, waves[16_000])
     result = {

@@ -191,6 +191,16 @@ async def call(
 ) -> Call:
     """One session with `wave`; `on_answer` is told the milliseconds of every message that comes. Raises `CallError`."""
     messages = await asyncio.to_thread(encode_source, wave, config)  # other calls go on meanwhile
+    return await call_with(http, config, messages, on_answer)
+
+
+async def call_with(
+    http: aiohttp.ClientSession,
+    config: CallConfig,
+    messages: list[tuple[bytes, float]],
+    on_answer: Callable[[float], None] = lambda ms: None,
+) -> Call:
+    """As `call`, with what `encode_source` made, which many callers may share."""
     result = Call(config, messages[-1][1] if messages else 0.0)
     socket = await _connect(http, config)
     try:
