@@ -134,7 +134,9 @@ class Gateway:
             logger.info("open {}://{}/", "http" if self._certificates is None else "https", gateway.published[0])
 
     async def stop(self) -> None:
-        """Sessions get their audio and close 1001; then everything else ends."""
+        """Who calls from now on finds another process, or a closed port; sessions get their audio and close 1001; then
+        everything else ends."""
+        await self._site.stop()
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
         if self._siblings is not None:
             await self._site.stop()  # the kernel hands new callers to the others

@@ -13,12 +13,12 @@ from typing import Any, Protocol, assert_never
 from loguru import logger
 
 from gateway.errors import SessionError, bad_field
+from gateway.handover import Handovers
 from gateway.metrics import Metrics
 from gateway.stream import Stream, StreamSpec
 from gateway.workers import WorkerRecord, least_loaded
 from shared.messages import (
     Audio,
-    Close,
     Failed,
     FromGateway,
     FromWorker,
@@ -77,6 +77,7 @@ class Pool:
         self._streams: dict[str, Stream] = {}
         self._worker_of: dict[str, WorkerRecord] = {}  # by session
         self._orphans: dict[str, Stream] = {}
+        self._handovers = Handovers(link.send)
         self._checking = asyncio.get_running_loop().create_task(self._check())
 
     async def stop(self) -> None:
@@ -142,6 +143,7 @@ class Pool:
     def leave(self, stream: Stream) -> None:
         """The stream's session is over: its place is free."""
         stream.close()
+        self._handovers.end(stream)
         session_id = stream.spec.session_id
         if self._streams.get(session_id) is stream:
             del self._streams[session_id]
@@ -196,7 +198,7 @@ class Pool:
             self._link.forget(old.identity)
             self.lose(old.identity, "it connected anew")
         self._metrics.workers.set(len(self.workers))
-        self._rehouse(list(self._orphans.values()))
+        self._use_places()
 
     def lose(self, identity: bytes, reason: str) -> None:
         worker = self.workers.pop(identity, None)
@@ -204,6 +206,7 @@ class Pool:
             return
         self._metrics.workers.set(len(self.workers))
         self._metrics.on_worker_lost(worker.name)
+        self._handovers.lose(identity)
         log = logger.info if worker.draining and not worker.streams else logger.warning
         log("worker {} is gone ({}); {} sessions move", worker.name, reason, len(worker.streams))
         streams = list(worker.streams.values())
@@ -222,9 +225,12 @@ class Pool:
                 self._metrics.on_beat(worker.name, message)
                 worker.capacity = worker.quota = message.capacity
                 worker.queue_ms = message.queue_ms
-                self._rehouse(list(self._orphans.values()))
+                self._use_places()
             case Goodbye():
-                self._drain(worker, message.reason)
+                if not worker.draining:
+                    logger.info("worker {} leaves: {}", worker.name, message.reason or "no reason given")
+                worker.draining = True
+                self._empty(worker)
             case Audio() | Opened() | Failed():
                 self._deliver(worker, message)
             case Hello():
@@ -233,6 +239,8 @@ class Pool:
                 assert_never(message)
 
     def _deliver(self, worker: WorkerRecord, message: Audio | Opened | Failed) -> None:
+        if self._handovers.take(worker.identity, message):
+            return
         stream = worker.streams.get(message.session)
         if stream is None or stream.epoch != message.epoch:
             if isinstance(message, Audio):
@@ -252,15 +260,19 @@ class Pool:
             case _:
                 assert_never(message)
 
-    def _drain(self, worker: WorkerRecord, reason: str) -> None:
-        if not worker.draining:
-            logger.info("worker {} leaves: {}", worker.name, reason or "no reason given")
-        worker.draining = True
+    def _use_places(self) -> None:
+        """There may be new places: first for who has none, then for who is with a worker that leaves."""
+        self._rehouse(list(self._orphans.values()))
+        for worker in self.workers.values():
+            if worker.draining:
+                self._empty(worker)
+
+    def _empty(self, worker: WorkerRecord) -> None:
+        """Open its sessions elsewhere, as far as there are places; the others stay with it."""
         for stream in list(worker.streams.values()):
             if any(w.free > 0 and w.serves(stream.spec) for w in self.workers.values()):
-                from_epoch = stream.epoch
+                self._handovers.begin(worker.identity, stream)
                 self._rehouse([stream])
-                self._link.send(worker.identity, Close(stream.spec.session_id, from_epoch))
 
     # --- for people -----------------------------------------------------------------------------------------
 

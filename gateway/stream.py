@@ -91,7 +91,8 @@ class Stream:
         self._waiting: deque[_Block] = deque()
         self._unanswered: dict[int, _Block] = {}  # sent, by seq
         self._at_worker: set[int] = set()  # sent in this epoch and not answered, concealed ones included
-        self._ordered: dict[int, Answer] = {}  # not yet in order
+        self._answered_before: set[int] = set()  # of those, by the worker that had the session before
+        self._ordered: dict[int, tuple[Answer, Pcm]] = {}  # not yet in order, with what they answer
         self._history: deque[Pcm] = deque()  # what went out, newest last
         self._history_samples = 0
         self._heard_at = clock()  # last sign of progress
@@ -127,6 +128,11 @@ class Stream:
         """Blocks that came in."""
         return self._next_seq
 
+    @property
+    def at_worker(self) -> frozenset[int]:
+        """Blocks that the worker has and has not answered."""
+        return frozenset(self._at_worker)
+
     # --- the pool's side ------------------------------------------------------------------------------------
 
     def open_at(self, name: str, send: Send, history_ms: int) -> None:
@@ -144,6 +150,7 @@ class Stream:
         self._waiting.extendleft(reversed([self._unanswered[seq] for seq in sorted(self._unanswered)]))
         self._unanswered.clear()
         self._at_worker.clear()
+        self._answered_before.clear()
         history = np.concatenate(self._history).tobytes() if self._history else b""
         send(Open(self.spec.session_id, self.epoch, self.spec.voice, history, self.spec.options))
         self._pump()
@@ -172,17 +179,21 @@ class Stream:
         self._heard_at = self._clock()
         self._at_worker.discard(audio.seq)
         block = self._unanswered.pop(audio.seq, None)
-        if block is None:
+        if block is not None:
+            self._take(block, audio)
+        elif audio.seq in self._answered_before:
+            self._answered_before.discard(audio.seq)
+        else:
             self._counters.dropped_answer()
             self._log.info("answer {} came too late and was dropped", audio.seq)
-        elif len(audio.samples) != 2 * self.spec.layout.block_samples_out:
-            self._log.error("answer {} has {} bytes: concealed", audio.seq, len(audio.samples))
-            self._conceal(block)
-        else:
-            if audio.stats.concealed:
-                self._log.warning("block {} was concealed by the worker", audio.seq)
-            self._answer(block, Answer(block.seq, np.frombuffer(audio.samples, "<i2"), audio.stats, block.complete_at))
         self._pump()
+
+    def on_former_audio(self, audio: Audio) -> None:
+        """An answer of the worker that leaves, which may have been faster than the one that has the session now."""
+        block = self._unanswered.pop(audio.seq, None)
+        if block is not None:
+            self._answered_before.add(audio.seq)
+            self._take(block, audio)
 
     def check(self, now: float, timeout_s: float) -> None:
         """Conceal what is overdue; give up on a worker that never answers."""
@@ -207,6 +218,15 @@ class Stream:
         if not self.failure.done():
             self.failure.set_result(error)
 
+    def _take(self, block: _Block, audio: Audio) -> None:
+        if len(audio.samples) != 2 * self.spec.layout.block_samples_out:
+            self._log.error("answer {} has {} bytes: concealed", audio.seq, len(audio.samples))
+            self._conceal(block)
+            return
+        if audio.stats.concealed:
+            self._log.warning("block {} was concealed by the worker", audio.seq)
+        self._answer(block, Answer(block.seq, np.frombuffer(audio.samples, "<i2"), audio.stats, block.complete_at))
+
     def _pump(self) -> None:
         while self._waiting and self._send is not None and len(self._at_worker) < CREDIT:
             block = self._waiting.popleft()
@@ -219,10 +239,11 @@ class Stream:
         self._answer(block, Answer(block.seq, None, None, block.complete_at))
 
     def _answer(self, block: _Block, answer: Answer) -> None:
-        self._ordered[block.seq] = answer
-        self._remember(block.samples)
+        self._ordered[block.seq] = answer, block.samples
         while self._next_out in self._ordered:
-            self.answers.put_nowait(self._ordered.pop(self._next_out))
+            released, samples = self._ordered.pop(self._next_out)
+            self.answers.put_nowait(released)
+            self._remember(samples)
             self._next_out += 1
 
     def _remember(self, samples: Pcm) -> None:

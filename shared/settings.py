@@ -157,6 +157,7 @@ class WorkerConfig(Section):
     max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 3.0
     max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
     stuck_after_s: Seconds = 5.0
+    shutdown_grace_s: Seconds = 30.0
 
     @property
     def fewest_steps(self) -> int:

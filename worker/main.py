@@ -66,7 +66,7 @@ class Worker:
         self._signals = 0
 
     def run(self) -> int:
-        """Serve until a signal; then until the last session is gone, or the grace is over."""
+        """Serve until a signal; then until the last session has another worker or is over, or the grace is."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._on_signal())
         gc.collect()
@@ -76,9 +76,11 @@ class Worker:
             self._scheduler.turn()
         logger.info("leaving: {} sessions", self._scheduler.sessions)
         self._link.say_goodbye("the worker stops")
-        end = time.monotonic() + self._config.gateway.shutdown_grace_s
+        end = time.monotonic() + self._config.worker.shutdown_grace_s
         while self._scheduler.sessions and time.monotonic() < end:
             self._scheduler.turn()
+        if self._scheduler.sessions:
+            logger.warning("the grace is over: {} sessions are left without a worker", self._scheduler.sessions)
         self._link.stop()
         self._state.remove()
         logger.info("gone")

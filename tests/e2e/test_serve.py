@@ -76,6 +76,23 @@ async def test_a_worker_killed_in_a_call_costs_at_most_a_block_and_comes_back(pa
     assert f"(pid {victim}) ended with SIGKILL" in (pair.folder / "logs" / "serve.log").read_text()
 
 
+@pytest.mark.serial
+async def test_a_worker_that_is_asked_to_leave_costs_nothing_and_is_replaced(pair: Serve) -> None:
+    """Calls of 5 s in real time, and processes that start anew."""
+    wave = read_source(SAMPLE, 16_000)[: 16_000 * 5]
+    calls = [asyncio.create_task(talk(pair, wave)) for _ in range(4)]
+    await asyncio.sleep(2.0)
+    victim = (await asyncio.to_thread(pair.pids, "worker"))[0]
+    os.kill(victim, signal.SIGTERM)
+    for made in await asyncio.gather(*calls):
+        assert made.complete is not None
+        assert made.complete["concealed_chunks"] == 0
+        assert made.complete["reopened"] <= 1
+        assert made.missing_ms <= 0
+    await asyncio.to_thread(pair.until, lambda: pair.ready_workers() == 2)
+    assert f"(pid {victim}) ended with exit code 0" in (pair.folder / "logs" / "serve.log").read_text()
+
+
 def test_status_a_second_start_and_stop(pair: Serve) -> None:
     status = pair.status()
     assert status["running"]

@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from shared.messages import PROTOCOL_VERSION, Audio, ChunkStats, Failed
+from shared.messages import PROTOCOL_VERSION, Audio, Chunk, ChunkStats, Failed
 
 from .conftest import BLOCK_MS, KEY, EchoWorker, Service, hear
 from .test_sessions import LEAD_MS, noise, say
@@ -128,6 +128,46 @@ async def test_a_leaving_worker_hands_its_sessions_over(service: Service) -> Non
     await say(socket, wave[:4000])
     second = await service.worker(worker_id="b")
     await first.goodbye()
+    await service.until(lambda: len(second.opens) == 1 and len(first.closes) == 1)
+    await say(socket, wave[4000:])
+    np.testing.assert_array_equal(await finish(socket), wave)
+
+
+async def test_a_leaving_worker_is_heard_until_it_has_answered_all_it_had(service: Service) -> None:
+    """The other worker takes its time; nobody waits for it while the first still answers."""
+    held: list[Chunk] = []
+    first = await service.worker(worker_id="a", answer=lambda worker, chunk: held.append(chunk) or False)
+    socket = await service.call()
+    await say(socket, np.full(BLOCK_MS * 2 * 16, 500, np.int16))
+    await service.until(lambda: len(held) == 2)
+    second = await service.worker(worker_id="b", answer=lambda worker, chunk: False)
+    await first.goodbye()
+    await service.until(lambda: len(second.chunks) == 2)
+    assert not first.closes
+    for chunk in held:
+        await first.respond(chunk, np.frombuffer(chunk.samples, "<i2"))
+    for chunk in held:
+        assert (await socket.receive(timeout=2)).data == chunk.samples
+    await service.until(lambda: len(first.closes) == 1)
+    for chunk in second.chunks:  # the same blocks again: nobody hears them, nobody counts them
+        await second.respond(chunk, np.zeros(BLOCK_MS * 16, np.int16))
+    second.answer = lambda worker, chunk: True
+    await socket.send_json({"type": "end"})
+    audio, control, code = await hear(socket)
+    assert len(audio) == 2 * LEAD_MS * 16
+    assert (control[-1]["stats"]["concealed_chunks"], code) == (0, 1000)
+    assert service.counter("fastvc_answers_dropped_total") == 0
+
+
+async def test_who_stays_with_a_leaving_worker_for_want_of_places_moves_when_there_are_some(service: Service) -> None:
+    first = await service.worker(worker_id="a")
+    socket = await service.call()
+    await first.goodbye()
+    wave = noise(500)
+    await say(socket, wave[:4000])
+    await service.until(lambda: len(first.chunks) >= 2)
+    assert not first.closes
+    second = await service.worker(worker_id="b")
     await service.until(lambda: len(second.opens) == 1 and len(first.closes) == 1)
     await say(socket, wave[4000:])
     np.testing.assert_array_equal(await finish(socket), wave)

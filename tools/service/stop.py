@@ -24,7 +24,7 @@ _PROGRESS_S = 5.0
 @port_option
 @click.option("-f", "--force", is_flag=True, help="Kill at once: sessions are cut off.")
 def stop(file: Path | None, profile: str | None, port: int | None, force: bool) -> None:
-    """Stop everything that runs from this folder; sessions get their audio."""
+    """Stop everything that runs from this folder; sessions get their audio, or another worker."""
     config = load_options(file, profile)
     states = running(config.serve.state_dir, port)
     if not states:
@@ -41,7 +41,8 @@ def stop(file: Path | None, profile: str | None, port: int | None, force: bool) 
                 process.terminate()
     names = ", ".join(f"{state.role} ({state.pid})" for state in states)
     click.echo(f"stopping {names}")
-    alive = _wait(everything, config.gateway.shutdown_grace_s + _AFTER_GRACE_S)
+    grace_s = max(config.gateway.shutdown_grace_s, config.worker.shutdown_grace_s)
+    alive = _wait(everything, grace_s + _AFTER_GRACE_S)
     if alive:
         click.echo(f"still running: {', '.join(str(p.pid) for p in alive)}; --force kills them", err=True)
         sys.exit(1)

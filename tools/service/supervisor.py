@@ -143,7 +143,8 @@ class Supervisor:
             return None
         if now - child.started_at > _SETTLED_S:
             child.pause_s = _FIRST_PAUSE_S
-        logger.error("{} (pid {}) ended with {}", child.name, child.process.pid, _reason(code))
+        log = logger.info if code == 0 else logger.error  # 0: somebody asked it to leave, and it is to be replaced
+        log("{} (pid {}) ended with {}", child.name, child.process.pid, _reason(code))
         child.process = None
         child.restarts += 1
         child.start_at = now + child.pause_s
@@ -174,12 +175,15 @@ class Supervisor:
 
     def _end(self) -> None:
         """Gateways, then workers; what does not end in time is killed."""
-        grace_s = self._config.gateway.shutdown_grace_s + _AFTER_GRACE_S
-        for role in ("gateway", "worker"):
+        graces_s = {
+            "gateway": self._config.gateway.shutdown_grace_s,
+            "worker": 0.0,  # without gateways it has no sessions
+        }
+        for role, grace_s in graces_s.items():
             mine = [c.process for c in self._children if c.role == role and c.process is not None]
             for process in mine:
                 process.terminate()
-            end = time.monotonic() + (grace_s if role == "gateway" else _AFTER_GRACE_S)
+            end = time.monotonic() + grace_s + _AFTER_GRACE_S
             while any(p.poll() is None for p in mine) and time.monotonic() < end and self._signals < 2:
                 time.sleep(0.02)
         for child in self._children:

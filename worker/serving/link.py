@@ -89,7 +89,8 @@ class WorkerLink:
         self._quotas = Quotas()
         self._next_number = 0
         self._outbox: deque[tuple[int, FromWorker]] = deque()
-        self._goodbye: str | None = None
+        self._goodbye: str | None = None  # said to every gateway that is or will be connected
+        self._parting = False  # it is to be said to those that are
         self._stopping = False
         self.is_stuck = False  # the engine, as far as the last beat saw
         self.dropped = 0  # answers to gateways that are gone
@@ -115,7 +116,7 @@ class WorkerLink:
 
     def say_goodbye(self, reason: str) -> None:
         """Tell all gateways that this worker drains."""
-        self._goodbye = reason
+        self._goodbye, self._parting = reason, True
         self._wake()
 
     def stop(self) -> None:
@@ -181,8 +182,6 @@ class WorkerLink:
                 self._quotas.join(connection.number)
                 self._share()
                 self._introduce(connection)
-                if self._goodbye is not None:
-                    self._send(connection, Goodbye(self._goodbye))
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 logger.error("{} does not allow this worker's key", connection.endpoint)
             elif event == zmq.EVENT_DISCONNECTED and connection.up:
@@ -252,13 +251,15 @@ class WorkerLink:
 
     def _introduce(self, connection: _Connection) -> None:
         self._send(connection, replace(self._hello, capacity=self._quotas.quota(connection.number)))
+        if self._goodbye is not None:
+            self._send(connection, Goodbye(self._goodbye))
 
     def _flush(self) -> None:
-        if self._goodbye is not None:
+        if self._parting and self._goodbye is not None:
+            self._parting = False
             for connection in list(self._by_number.values()):
                 if connection.up:
                     self._send(connection, Goodbye(self._goodbye))
-            self._goodbye = None
         while self._outbox:
             number, message = self._outbox.popleft()
             if number in self._by_number:

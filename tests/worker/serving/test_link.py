@@ -234,6 +234,19 @@ def test_sigterm_says_goodbye_and_waits_for_its_sessions(gateway: Gateway, start
     assert process.wait(10) == 0
 
 
+def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_over(gateway: Gateway, start: Any) -> None:
+    process = start(WORKER__SHUTDOWN_GRACE_S=1)
+    gateway.expect(Hello)
+    gateway.send(Open("s", 0, "none"))
+    gateway.expect(Opened)
+    process.send_signal(signal.SIGTERM)
+    gateway.expect(Goodbye)
+    gateway.send(GatewayHeartbeat(PROTOCOL_VERSION, known=False))  # as one that was started anew
+    gateway.expect(Hello)
+    assert gateway.expect(Goodbye).reason
+    assert process.wait(10) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
