@@ -61,7 +61,8 @@ class _File(RotatingFileHandler):
         failed, self.failed = self.failed, False
         super().emit(record)  # calls `handleError` where it cannot write
         if self.failed and not failed:
-            print(f"log.dir: {self.baseFilename}: {self.error}; it goes on here alone", file=sys.stderr, flush=True)
+            # in one write: another thread's line may come between two
+            sys.stderr.write(f"log.dir: {self.baseFilename}: {self.error}; it goes on here alone\n")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802: the standard library's name
         self.failed, self.error = True, sys.exc_info()[1]

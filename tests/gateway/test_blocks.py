@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audio.fades import Edges
@@ -23,7 +23,6 @@ def test_prefill_keeps_the_lead_within_a_block(
     assert layout.lead_ms <= block_ms
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9000), max_size=12), st.sampled_from([(500, 80, 375), (200, 80, 100), (160, 80, 0)]))
 def test_time_is_conserved(sizes: list[int], lengths: tuple[int, int, int]) -> None:
     layout = BlockLayout.fit(lengths[0], lengths[1], 16_000, lengths[2])

@@ -68,12 +68,11 @@ MOVED: dict[str, Moved] = {
     "models.defalut_original_model": Moved("worker.model", "tiny"),  # spelt so in the old files
 }
 
+RECORDINGS = ("realtime_vc.save_input", "realtime_vc.save_output", "realtime_vc.save_dir")
+
 NO_COUNTERPART: dict[str, str] = {
     "buffer.opus_frame_duration": "each session's own: opus_frame_duration of its first message (default 20)",
     "realtime_vc.reference_wav_path": "voices are files in a folder: fast-vc voices add FILE; sessions name one",
-    "realtime_vc.save_dir": "recordings are not kept",
-    "realtime_vc.save_input": "recordings are not kept",
-    "realtime_vc.save_output": "recordings are not kept",
     "realtime_vc.SAMPLERATE_IN": "always 16000 towards the model; callers may send 8000 to 48000",
     "realtime_vc.SAMPLERATE_OUT": "follows from the model; callers ask for sample_rate_out",
     "realtime_vc.BIT_DEPTH": "each session's own: bit_depth of its first message",
@@ -81,9 +80,9 @@ NO_COUNTERPART: dict[str, str] = {
     "realtime_vc.is_f0": "the model `base` follows the melody; f0_shift is an option of each session",
     "realtime_vc.total_block_for_f0": "see is_f0",
     "realtime_vc.is_sola": "always on; search_ms says how far it looks",
-    "realtime_vc.send_slow_threshold": "thresholds belong to who reads /metrics",
-    "realtime_vc.recv_slow_threshold": "thresholds belong to who reads /metrics",
-    "realtime_vc.vc_slow_threshold": "see fastvc_block_latency_seconds in /metrics",
+    "realtime_vc.send_slow_threshold": "slow intervals are logged by the caller's own pace",
+    "realtime_vc.recv_slow_threshold": "slow intervals are logged by the caller's own pace",
+    "realtime_vc.vc_slow_threshold": "conversions slower than a block are logged",
     "models.is_torch_compile": "CUDA graphs instead: worker.graphs, on by default",
     "models.is_retrieval": "there is no retrieval of features",
     "models.index_rate": "there is no retrieval of features",
@@ -128,6 +127,8 @@ def translate(old: dict[str, Any], name: str) -> Migration:
             content.setdefault(section, {})[own] = moved.convert(value)
         except (TypeError, ValueError, IndexError):
             raise ConfigError(f"{name}: {key}: {value!r} cannot be understood") from None
+    if any(given.get(key) is True for key in RECORDINGS[:2]):  # only where asked for: somebody's voice is kept
+        content["recording"] = {"enabled": True, "dir": str(given.get(RECORDINGS[2], "outputs"))}
     return Migration(content, list(_notes(given, content)))
 
 
@@ -136,8 +137,10 @@ def _notes(given: dict[str, Any], content: dict[str, dict[str, Any]]) -> Iterato
     for key, value in given.items():
         if key in NO_COUNTERPART:
             yield f"{key} = {value!r}: no counterpart: {NO_COUNTERPART[key]}."
-        elif key not in MOVED:
+        elif key not in MOVED and key not in RECORDINGS:
             yield f"{key} = {value!r}: not a key of fast-vc-service: left out."
+    if "recording" in content:
+        yield "recording: both sides of every call are kept for recording.keep_days; ask your callers."
     devices = given.get("realtime_vc.device")
     if isinstance(devices, list) and len(set(devices)) > 1:
         others = ", ".join(f"fast-vc worker --device {device}" for device in dict.fromkeys(devices[1:]))

@@ -142,7 +142,8 @@ def test_an_address_of_everybody_s_needs_keys_of_one_s_own(home: Path, command: 
 
 def test_gateway_gets_its_address(home: Path, started: dict[str, Any]) -> None:
     assert run("gateway", "--host", "0.0.0.0", "--port", "9001").exit_code == 7
-    (config,) = started["gateway"]
+    config, number = started["gateway"]
+    assert number is None
     assert (config.gateway.host, config.gateway.port) == ("0.0.0.0", 9001)
     assert config.gateway.max_sessions == 64  # the rest is the profile's
     assert run("gateway", "--port", "65536").exit_code == 2
@@ -150,6 +151,10 @@ def test_gateway_gets_its_address(home: Path, started: dict[str, Any]) -> None:
 
 def test_worker_gets_its_gateways(home: Path, started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--gateway", "tcp://a:1", "--gateway", "tcp://b:2", "--device", "cuda:1", "--id", "w")
+    refused = run("worker", *arguments)  # a plain link to other hosts
+    assert (refused.exit_code, started) == (2, {})
+    assert "link: a is not loopback and no CURVE keys are named" in refused.stderr
+    monkeypatch.setenv("FASTVC_LINK__ALLOW_PLAIN", "true")
     assert run("worker", *arguments).exit_code == 7
     assert started["worker"][1:] == (["tcp://a:1", "tcp://b:2"], "cuda:1", "w")
     monkeypatch.setenv("FASTVC_LINK__PORT", "6000")

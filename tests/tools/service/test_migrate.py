@@ -8,9 +8,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from shared.config import load
+from shared.config import ROOT, load
 from tools.service.cli import main
-from tools.service.migrate import MOVED, NO_COUNTERPART, translate
+from tools.service.migrate import MOVED, NO_COUNTERPART, RECORDINGS, translate
 
 OLD = """
 app: {host: "0.0.0.0", port: 8042, workers: 3, receive_timeout: 120, log_dir: old-logs}
@@ -58,6 +58,7 @@ def test_what_is_printed_is_a_configuration_with_the_old_values(tmp_path: Path) 
     assert (worker.left_ms, worker.dit_left_ms, worker.crossfade_ms, worker.block_ms) == (4500, 1500, 40, 500)
     assert (worker.steps, worker.guidance, worker.max_prompt_s, worker.rms_mix_rate) == (5, 0.7, 5.0, 0.9)
     assert worker.dit_checkpoint_path == Path("checkpoints/mine.pth")
+    assert (config.recording.enabled, config.recording.dir) == (True, Path("outputs"))
 
 
 def test_what_has_no_counterpart_or_changed_is_named(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_what_has_no_counterpart_or_changed_is_named(tmp_path: Path) -> None:
         "auth.api_keys: any key that was not empty was accepted",
         "buffer.opus_frame_duration = 20: no counterpart",
         "realtime_vc.reference_wav_path = 'resources/refs/ref-24k.wav': no counterpart: voices are files",
-        "realtime_vc.save_input = True: no counterpart",
+        "recording: both sides of every call are kept",
         "realtime_vc.SAMPLERATE_OUT = 22050: no counterpart",
         "realtime_vc.of_my_own = 3: not a key of fast-vc-service",
         "realtime_vc.extra_time_right = 0.03: rounded to 40 ms",
@@ -83,13 +84,14 @@ def test_an_old_default_is_carried_over(tmp_path: Path) -> None:
     config = load(tmp_path / "ours.yaml", environ={})
     assert (config.worker.model, config.worker.steps, config.worker.block_ms) == ("tiny", 10, 500)
     assert (config.gateway.idle_timeout_s, config.serve.workers) == (480, 2)
+    assert not config.recording.enabled  # nobody's voice is kept unless a file says so
 
 
 def test_every_key_is_known_once() -> None:
-    assert not set(MOVED) & set(NO_COUNTERPART)
+    assert not set(MOVED) & set(NO_COUNTERPART) | set(RECORDINGS) & {*MOVED, *NO_COUNTERPART}
     assert len({moved.to for moved in MOVED.values()}) == len(MOVED)
     everything: dict[str, dict[str, object]] = {}
-    for key in (*MOVED, *NO_COUNTERPART):
+    for key in (*MOVED, *NO_COUNTERPART, *RECORDINGS):
         section, _, name = key.partition(".")
         everything.setdefault(section, {})[name] = MOVED[key].default if key in MOVED else 1
     assert not [note for note in translate(everything, "all.yaml").notes if "not a key of" in note]
@@ -116,3 +118,8 @@ def test_an_empty_file_is_the_old_service_s_defaults(tmp_path: Path) -> None:
     assert yaml.safe_load(run(tmp_path, "").output)["worker"]["model"] == "tiny"
     missing = CliRunner().invoke(main, ["migrate", str(tmp_path / "none.yaml")])
     assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
+
+
+def test_the_guide_names_every_old_key() -> None:
+    guide = (ROOT / "docs" / "migration.md").read_text()
+    assert not [key for key in (*MOVED, *NO_COUNTERPART, *RECORDINGS) if key.partition(".")[2] not in guide]
