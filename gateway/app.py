@@ -138,8 +138,6 @@ class Gateway:
         everything else ends."""
         await self._site.stop()
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
-        if self._siblings is not None:
-            await self._site.stop()  # the kernel hands new callers to the others
         await self.calls.drain(self.config.gateway.shutdown_grace_s)
         for task in self._tasks:
             task.cancel()
