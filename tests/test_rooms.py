@@ -38,7 +38,7 @@ WORKER_LAYERS = (
     {"engines"},
     {"streaming"},
     {"serving"},
-    {"factory", "check", "main", "probe", "__main__"},
+    {"factory", "check", "host", "main", "probe", "__main__"},
 )
 
 

@@ -9,6 +9,7 @@ from shared.options import Group
 from shared.version import version as current
 from tools.service.clean import clean
 from tools.service.config import config
+from tools.service.doctor import doctor
 from tools.service.keys import keys
 from tools.service.migrate import migrate
 from tools.service.models import models
@@ -30,7 +31,7 @@ def version() -> None:
     click.echo(current())
 
 
-for command in (serve, gateway, worker, status, stop, clean, models, voices, keys, config, migrate, version):
+for command in (serve, gateway, worker, status, stop, clean, models, voices, keys, config, doctor, migrate, version):
     main.add_command(command)
 
 if __name__ == "__main__":

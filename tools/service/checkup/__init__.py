@@ -1,0 +1,1 @@
+"""What `fast-vc doctor` looks at."""
