@@ -3,17 +3,20 @@
 A gateway learns of its quota a moment after it was sent, and opens sessions by the old one until then. So a place
 counts for its gateway until that gateway has confirmed a smaller quota: its heartbeats say which one it has read, and
 how many sessions it then had. What nobody holds is shared out evenly, and again with every beat, so that places follow
-the callers, wherever they knock.
+the callers, wherever they knock. Where there are more gateways than free places chance decides, at each worker anew, or
+the same gateways would go without at all of them.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class _Account:
+    luck: float
     sent: int = 0  # the latest quota
     confirmed: bool = True  # whether the gateway has read it
     bound: int = 0  # sessions that the gateway may have, as far as anybody here can know
@@ -22,12 +25,13 @@ class _Account:
 class Quotas:
     """The accounts of the gateways that are connected, by the number of their connection. Lives on one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random | None = None) -> None:
         self._accounts: dict[int, _Account] = {}
+        self._chance = chance or random.Random()
 
     def join(self, gateway: int) -> None:
         """A connection is up. Its quota is 0 until `share` gives it one."""
-        self._accounts[gateway] = _Account()
+        self._accounts[gateway] = _Account(self._chance.random())
 
     def leave(self, gateway: int) -> None:
         """The connection is gone, and its sessions with it."""
@@ -66,7 +70,7 @@ class Quotas:
 
     def _targets(self, capacity: int, sessions: Mapping[int, int]) -> dict[int, int]:
         """Those a gateway has, and an even part of the free ones; odd ones go where most callers are."""
-        order = sorted(self._accounts, key=lambda gateway: (-sessions.get(gateway, 0), gateway))
+        order = sorted(self._accounts, key=lambda one: (-sessions.get(one, 0), self._accounts[one].luck))
         free = max(0, capacity - sum(sessions.get(gateway, 0) for gateway in order))
         each, odd = divmod(free, max(1, len(order)))
         return {gateway: sessions.get(gateway, 0) + each + (place < odd) for place, gateway in enumerate(order)}

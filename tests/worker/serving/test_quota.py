@@ -157,3 +157,11 @@ def test_a_worker_that_became_slower_takes_free_places_back_and_gives_them_again
     world.capacity = 8
     world.settle()
     assert sum(gateway.quota for gateway in world.gateways) == 8
+
+
+def test_with_more_gateways_than_places_each_has_some_at_some_worker() -> None:
+    worlds = [World(4, 16) for _ in range(60)]
+    for world in worlds:
+        world.settle()
+    for number in range(16):  # each is passed over by all with a chance of (3/4)^60, 3e-8
+        assert sum(world.gateways[number].quota for world in worlds) > 0
