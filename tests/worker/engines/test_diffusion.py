@@ -106,7 +106,9 @@ def test_a_session_does_not_notice_its_neighbours(make: Make, name: str, max_pro
     together = StreamPool(engine, 4)
     slots = [together.open(voice, options=options, seed=seed) for voice, options, seed in sessions]
     outs = stream(together, slots, waves)
-    for (voice, options, seed), wave, out in zip(sessions, waves, outs, strict=True):
+    compared = range(4) if name == "tiny" else (1, 2)  # the other models' vocoders are slow
+    for session in compared:
+        (voice, options, seed), wave, out = sessions[session], waves[session], outs[session]
         alone = StreamPool(make(name, max_prompt_s=max_prompt_s, rows=1), 1)
         expected = stream(alone, [alone.open(voice, options=options, seed=seed)], [wave])[0]
         assert np.abs(expected).max() > 300

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parents[2] / "data" / "parity"
 
 # The full tables take a minute; a few combinations reach every branch of the solver.
 SOLVER_OUTPUTS = {
-    "cfm_tiny": ("_n4_cfg0.7_linear", "_n10_cfg0.7_cosine", "_n4_cfg0.0_cosine"),
-    "cfm_small": ("_n4_cfg0.7_linear", "_n4_cfg0.0_cosine"),
+    "cfm_tiny": ("_n10_cfg0.7_cosine", "_n4_cfg0.0_cosine"),
+    "cfm_small": ("_n4_cfg0.0_cosine",),
     "cfm_base": ("_n4_cfg0.7_linear",),
 }
 NETWORKS = [

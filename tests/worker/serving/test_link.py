@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,8 @@ from shared.messages import (
     decode_from_worker,
     encode,
 )
+from tests.support.worker_process import STALL_LEVEL, start_worker
 
-_PROGRAM = """
-import sys, time
-from shared.config import load
-import worker.main, worker.engines.passthrough
-delay_s = float(sys.argv[2])
-watch = worker.serving.link.monitor
-def watch_late(socket, events):
-    time.sleep(float(sys.argv[3]))
-    return watch(socket, events)
-worker.serving.link.monitor = watch_late
-convert = worker.engines.passthrough.PassthroughEngine.convert
-def slow(self, batch):
-    if (batch.window[:, -10:] == 7777 / 32768).all():
-        time.sleep(delay_s)
-    return convert(self, batch)
-worker.engines.passthrough.PassthroughEngine.convert = slow
-sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", "worker-test"))
-"""
 BLOCK = 3200
 
 
@@ -103,10 +86,10 @@ def gateway() -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
+def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+    started: list[BaseProcess] = []
 
-    def start(delay_s: float = 0.0, watch_s: float = 0.0, **settings: Any) -> subprocess.Popen[str]:
+    def start(stall_s: float = 0.0, watch_s: float = 0.0, **settings: Any) -> BaseProcess:
         given = {
             "ENV": "shift",
             "WORKER__MODEL": "passthrough",
@@ -116,17 +99,20 @@ def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess
             "LOG__DIR": tmp_path / "logs",
             **settings,
         }
-        environ = {"PATH": "/usr/bin:/bin"} | {f"FASTVC_{key}": str(value) for key, value in given.items()}
-        command = [sys.executable, "-c", _PROGRAM, f"tcp://127.0.0.1:{gateway.port}", str(delay_s), str(watch_s)]
-        root = Path(__file__).parents[3]
-        process = subprocess.Popen(command, env=environ, cwd=root, text=True, stderr=subprocess.PIPE)
-        started.append(process)
-        return process
+        environ = {f"FASTVC_{key}": str(value) for key, value in given.items()}
+        gateways = [f"tcp://127.0.0.1:{gateway.port}"]
+        started.append(start_worker(environ, gateways, stall_s=stall_s, watch_s=watch_s))
+        return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.join()
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    process.join(10)
+    return process.exitcode
 
 
 def chunk(session: str, seq: int, level: int = 1000, deadline_ms: float = 5000.0) -> Chunk:
@@ -206,12 +192,12 @@ def test_it_says_hello_again_when_asked(gateway: Gateway, start: Any) -> None:
 
 
 def test_a_stuck_engine_stops_the_heartbeat(gateway: Gateway, start: Any) -> None:
-    start(delay_s=4.0, WORKER__STUCK_AFTER_S=0.5)
+    start(stall_s=4.0, WORKER__STUCK_AFTER_S=0.5)
     gateway.expect(Hello)
     gateway.send(Open("s", 0, "none"))
     gateway.expect(Opened)
     began = time.monotonic()
-    gateway.send(chunk("s", 0, level=7777))
+    gateway.send(chunk("s", 0, level=STALL_LEVEL))
     beats: list[float] = []
     while not isinstance(message := gateway.receive(), Audio):
         if isinstance(message, Heartbeat):
@@ -226,12 +212,12 @@ def test_sigterm_says_goodbye_and_waits_for_its_sessions(gateway: Gateway, start
     gateway.expect(Hello)
     gateway.send(Open("s", 0, "none"))
     gateway.expect(Opened)
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     assert gateway.expect(Goodbye).reason
     gateway.send(chunk("s", 0))
     assert gateway.expect(Audio)
     gateway.send(Close("s", 0))
-    assert process.wait(10) == 0
+    assert exit_code(process) == 0
 
 
 def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_over(gateway: Gateway, start: Any) -> None:
@@ -239,12 +225,12 @@ def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_ove
     gateway.expect(Hello)
     gateway.send(Open("s", 0, "none"))
     gateway.expect(Opened)
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     gateway.expect(Goodbye)
     gateway.send(GatewayHeartbeat(PROTOCOL_VERSION, known=False))  # as one that was started anew
     gateway.expect(Hello)
     assert gateway.expect(Goodbye).reason
-    assert process.wait(10) == 0
+    assert exit_code(process) == 0
 
 
 @pytest.mark.parametrize(
