@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM python AS runtime
 RUN groupadd --gid 10001 fast-vc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/fast-vc --shell /usr/sbin/nologin fast-vc \
-    && install -d -o fast-vc -g fast-vc /var/lib/fast-vc /var/lib/fast-vc/outputs /keys /keys/gateway /keys/worker
+    && install -d -o fast-vc -g fast-vc /var/lib/fast-vc /var/lib/fast-vc/outputs /var/lib/fast-vc/uploads /keys /keys/gateway /keys/worker
 COPY --from=dependencies /opt/fast-vc /opt/fast-vc
 RUN --mount=type=bind,source=docker/prune.sh,target=/prune.sh sh /prune.sh
 

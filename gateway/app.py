@@ -32,9 +32,12 @@ from gateway.routes.recordings import recording_routes
 from gateway.routes.reports import report_routes
 from gateway.routes.sessions import session_routes
 from gateway.routes.status import readiness, status_routes
+from gateway.routes.voices import VoiceRoutes
 from gateway.siblings import Siblings
 from gateway.tls import Certificates
 from gateway.transports.upgrade import WebSocketUpgrades
+from gateway.voices.references import References
+from gateway.voices.store import VoiceStore
 from shared.config import Config, ConfigError, check_auth
 from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
@@ -94,7 +97,11 @@ class Gateway:
             clock=asyncio.get_running_loop().time,
         )
         self.link.start(self.pool)
-        self.calls = Calls(self.config, self.pool, self.metrics, self._codec_threads, self.door, self.traces)
+        kept = self.config.voices
+        voices = VoiceStore(kept.dir, per_principal=kept.per_principal, total=kept.total)
+        self.calls = Calls(
+            self.config, self.pool, self.metrics, self._codec_threads, self.door, self.traces, References(voices)
+        )
         app = web.Application(middlewares=[addresses])
         self._siblings: Siblings | None = None
         if self._number is not None:
@@ -108,6 +115,8 @@ class Gateway:
             await self._siblings.start()
         app.add_routes(status_routes(self.pool, self.calls, self.metrics, self._siblings))
         app.add_routes(catalogue_routes(self.pool, origins))
+        max_upload_bytes = int(kept.max_upload_mb * 1e6)
+        app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes).routes())
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
         app.add_routes(recording_routes(self.door, self.recorder, is_private=gateway.is_private))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))

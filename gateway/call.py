@@ -28,12 +28,14 @@ from gateway.session import Session
 from gateway.silence import SilenceWatch
 from gateway.statistics import block_stats
 from gateway.stream import Stream, StreamCounters, StreamSpec
+from gateway.voices.references import Reference, References
 from shared.config import GatewayConfig
 from shared.log import for_session
 
 if TYPE_CHECKING:
     from loguru import Logger
 
+_NOT_KEPT = ("api_key", "voice_audio")  # of a request, in a recording
 Claim = Callable[[str], Awaitable[None]]
 
 
@@ -49,6 +51,7 @@ class CallContext:
     draining: asyncio.Event  # set: calls get their sound, and end
     metrics: Metrics
     traces: Traces
+    references: References
 
 
 class Call:
@@ -129,7 +132,9 @@ class Call:
 
     async def _converse(self, request: SessionRequest, reservation: Reservation) -> None:
         await self._claim(request.session_id)
-        session, stream = self._open(request)
+        assert self._ticket is not None
+        reference = await self._context.references.of(request, self._ticket.principal.name)
+        session, stream = self._open(request, reference)
         reservation.release()
         try:
             await self._await_opened(stream)
@@ -143,19 +148,20 @@ class Call:
         finally:
             self._pool.leave(stream)
 
-    def _open(self, request: SessionRequest) -> tuple[Session, Stream]:
+    def _open(self, request: SessionRequest, reference: Reference | None) -> tuple[Session, Stream]:
         config = self._config
         codec_in, codec_out = find_codec(request.audio_in.encoding), find_codec(request.audio_out.encoding)
         assert codec_in is not None
         assert codec_out is not None
         decoder = codec_in.decoder(request.audio_in)
-        worker = self._pool.pick(request.voice, request.model)
+        worker = self._pool.pick(request.voice, request.model, brings_voice=reference is not None)
         hello = worker.hello
         layout = BlockLayout.fit(
             hello.block_ms, hello.delay_ms, hello.sample_rate_out, config.prefill_ms, decoder.lag_ms
         )
-        voice = request.voice or hello.voices[0].name
-        spec = StreamSpec(request.session_id, voice, hello.model, layout, request.options)
+        voice = reference.id if reference else request.voice or hello.voices[0].name
+        flac = reference.flac if reference else b""
+        spec = StreamSpec(request.session_id, voice, hello.model, layout, request.options, flac)
         budget_s = config.latency_budget_ms / 1000
         stream = Stream(spec, budget_s=budget_s, counters=self._context.counters, clock=self._now)
         session = Session(
@@ -172,12 +178,12 @@ class Call:
     def _follow(self, request: SessionRequest, spec: StreamSpec) -> list[SessionObserver]:
         assert self._ticket is not None
         principal, layout = self._ticket.principal, spec.layout
-        asked = {name: value for name, value in asdict(request).items() if name != "api_key"}
+        asked = {name: value for name, value in asdict(request).items() if name not in _NOT_KEPT}
         info = CallInfo(
             request.session_id,
             principal.name,
             self.caller.transport,
-            spec.voice,
+            request.voice or spec.voice,
             spec.model,
             layout.block_ms,
             layout.rate_out,

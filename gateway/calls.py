@@ -12,6 +12,7 @@ from gateway.errors import SessionError, bad_field
 from gateway.metrics import Metrics
 from gateway.pool import Pool, Reservation
 from gateway.recording.traces import Traces
+from gateway.voices.references import References
 from shared.config import Config
 
 
@@ -26,10 +27,13 @@ class Calls:
         codec_threads: Executor,
         door: Door,
         traces: Traces,
+        references: References,
     ) -> None:
         self._pool, self._metrics = pool, metrics
         self._draining = asyncio.Event()
-        self._context = CallContext(config.gateway, door, pool, metrics, codec_threads, self._draining, metrics, traces)
+        self._context = CallContext(
+            config.gateway, door, pool, metrics, codec_threads, self._draining, metrics, traces, references
+        )
         self._tasks: dict[asyncio.Task[object], Call] = {}
         self._by_session: dict[str, asyncio.Task[object]] = {}
 

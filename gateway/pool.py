@@ -115,8 +115,11 @@ class Pool:
                 known.setdefault(voice.name, voice)
         return list(known.values())
 
-    def pick(self, voice: str | None, model: str | None) -> WorkerRecord:
-        """The least loaded worker that has `voice` and `model`, or the default model. Raises `SessionError`."""
+    def pick(self, voice: str | None, model: str | None, *, brings_voice: bool = False) -> WorkerRecord:
+        """The least loaded worker that has `voice` and `model`, or the default model. Raises `SessionError`.
+
+        brings_voice: the caller has a recording of the voice.
+        """
         wanted = self.default_model if model is None else model
         fitting = [w for w in self.workers.values() if w.hello.model == wanted]
         if self.workers and not fitting:
@@ -124,7 +127,12 @@ class Pool:
             if model is None:
                 raise SessionError("OVERLOADED", f"no worker has the default model {wanted!r}; there are: {known}")
             raise bad_field("model", f"no {model!r}; there are: {known}")
-        if voice is not None:
+        if brings_voice:
+            taking = [w for w in fitting if w.takes_references]
+            if fitting and not taking:
+                raise bad_field("voice", f"the model {wanted!r} takes no recordings of callers")
+            fitting = taking
+        elif voice is not None:
             having = [w for w in fitting if w.has_voice(voice)]
             if fitting and not having:
                 known = ", ".join(sorted({v.name for w in fitting for v in w.hello.voices}))
@@ -294,6 +302,7 @@ class Pool:
                 "block_ms": workers[0].hello.block_ms,
                 "delay_ms": workers[0].hello.delay_ms,
                 "sample_rate_out": workers[0].hello.sample_rate_out,
+                "reference_ms": workers[0].hello.reference_ms,
             }
             for name, workers in sorted(known.items(), key=lambda item: (item[0] != self.default_model, item[0]))
         ]

@@ -19,3 +19,4 @@ class SessionRequest:
     model: str | None = None  # None: the configured default
     options: dict[str, float] = field(default_factory=dict)  # the worker knows their limits
     stats: bool = False  # wants to be told how each block was made
+    voice_audio: bytes | None = field(default=None, repr=False)  # a recording of the voice that is wanted

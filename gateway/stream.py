@@ -34,6 +34,7 @@ class StreamSpec:
     model: str
     layout: BlockLayout
     options: dict[str, float] = field(default_factory=dict)
+    reference: bytes = field(default=b"", repr=False)  # FLAC of a voice that the caller brought
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Stream:
         self._at_worker.clear()
         self._answered_before.clear()
         history = np.concatenate(self._history).tobytes() if self._history else b""
-        send(Open(self.spec.session_id, self.epoch, self.spec.voice, history, self.spec.options))
+        send(Open(self.spec.session_id, self.epoch, self.spec.voice, history, self.spec.options, self.spec.reference))
         self._pump()
 
     def orphan(self) -> None:

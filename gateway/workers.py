@@ -38,6 +38,11 @@ class WorkerRecord:
     def has_voice(self, name: str) -> bool:
         return any(voice.name == name for voice in self.hello.voices)
 
+    @property
+    def takes_references(self) -> bool:
+        """Whether a session may bring its voice."""
+        return self.hello.reference_ms > 0
+
     def serves(self, spec: StreamSpec) -> bool:
         """Whether a session of this kind can be opened here, also in its middle."""
         hello, layout = self.hello, spec.layout
@@ -45,7 +50,7 @@ class WorkerRecord:
             hello.model == spec.model
             and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
             == (layout.block_ms, layout.delay_ms, layout.rate_out)
-            and self.has_voice(spec.voice)
+            and (self.takes_references if spec.reference else self.has_voice(spec.voice))
         )
 
     def describe(self) -> PooledWorker:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgpack
 from pydantic import Field, TypeAdapter, ValidationError, with_config
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 LINK_RATE = 16_000  # Hz, of the callers' sound on the link
 CREDIT = 2  # chunks of a session that may be at a worker
-MAX_FRAME_BYTES = 1 << 20
+MAX_FRAME_BYTES = 4 << 20
 MAX_BLOCK_BYTES = 192_000  # 2 s at 48 kHz, 16 bit
 MAX_HISTORY_BYTES = 960_000  # 30 s at 16 kHz, 16 bit
+MAX_REFERENCE_BYTES = 3 << 20  # FLAC of half a minute at 48 kHz is less
 MAX_VOICES = 1000
 MAX_STAGES = 32
 
@@ -72,6 +73,9 @@ class Hello:
         list[VoiceInfo], Field(strict=True, min_length=1, max_length=MAX_VOICES)
     ]  # the first is the default
     capacity: Count
+    reference_ms: Annotated[int, Field(strict=True, ge=0, le=60_000)] = (
+        0  # that it uses of a caller's own; 0: takes none
+    )
     kind: Literal["hello"] = "hello"
 
 
@@ -155,13 +159,17 @@ class Goodbye:
 @_closed
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Give a session a place. `history` is the s16le sound at 16 kHz that a former worker has already answered."""
+    """Give a session a place. `history` is the s16le sound at 16 kHz that a former worker has already answered.
+
+    reference: FLAC of a voice that the caller brought; `voice` is then its id, the same for the same sound.
+    """
 
     session: SessionId
     epoch: Count
     voice: Identifier
     history: Annotated[bytes, Field(strict=True, max_length=MAX_HISTORY_BYTES)] = b""
     options: Annotated[dict[Identifier, Number], Field(strict=True, max_length=16)] = field(default_factory=dict)
+    reference: Annotated[bytes, Field(strict=True, max_length=MAX_REFERENCE_BYTES)] = b""
     kind: Literal["open"] = "open"
 
 

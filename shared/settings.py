@@ -156,6 +156,7 @@ class WorkerConfig(Section):
     voices_dir: Path | None = None
     max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 3.0
     max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
+    guest_voices: Annotated[int, Field(ge=0, le=10_000)] = 16
     stuck_after_s: Seconds = 5.0
     shutdown_grace_s: Seconds = 30.0
 
@@ -195,6 +196,15 @@ class RecordingConfig(Section):
     keys_dir: Path | None = None
 
 
+class VoicesConfig(Section):
+    """Voices that callers bring."""
+
+    dir: Path = Path("uploads")
+    per_principal: Annotated[int, Field(ge=0, le=10_000)] = 20
+    total: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    max_upload_mb: Annotated[float, Field(gt=0, le=1000)] = 20.0
+
+
 class LogConfig(Section):
     """The console's lines, and log files under `dir`, one a role, rotated by size."""
 
@@ -223,4 +233,5 @@ class Config(Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     serve: ServeConfig = Field(default_factory=ServeConfig)
     recording: RecordingConfig = Field(default_factory=RecordingConfig)
+    voices: VoicesConfig = Field(default_factory=VoicesConfig)
     log: LogConfig = Field(default_factory=LogConfig)

@@ -111,8 +111,15 @@ class Engine(Protocol):
         """Whether the left context shall hold the latest speech, whatever silence has passed since."""
         ...
 
-    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
+    @property
+    def guest_prompt_s(self) -> float:
+        """So much it uses of a reference that a session brings; 0: it takes none."""
+        ...
+
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int, reference: bytes | None = None) -> None:
         """Reset row ``slot`` for a new session with reference ``voice``.
+
+        reference: the content of a sound file that is the voice; two sessions with one ``voice`` bring the same.
 
         Raises ``KeyError`` for an unknown voice, ``VoiceError`` for a reference that turns out to be of no use,
         ``PoolFull`` if there is no room for one more voice; then the row is as it was. seed: in [0, 2^63); of a

@@ -106,6 +106,7 @@ class Worker:
             sample_rate_out=geometry.output_rate,
             voices=[VoiceInfo(name, description) for name, description in engine.voices.items()],
             capacity=capacity,
+            reference_ms=round(1000 * engine.guest_prompt_s),
         )
 
     def _write_state(self) -> None:

@@ -6,13 +6,15 @@ them and fix their order; recordings it does not mention follow by name.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 import yaml
 from loguru import logger
@@ -40,13 +42,19 @@ class VoiceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One reference recording and what a listing says of it."""
+    """One reference recording and what a listing says of it. A caller's own has no path, but its file's content."""
 
     name: str
     description: str
     path: Path
     language: str = ""
     attribution: str = ""
+    content: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_caller(cls, name: str, content: bytes) -> Voice:
+        """A voice that a session brings."""
+        return cls(name, "", Path("recording"), content=content)
 
 
 def offered_voices(folder: Path | None) -> list[Voice]:
@@ -111,10 +119,10 @@ def load_voice(voice: Voice, max_prompt_s: float = 25.0, rate: int = INPUT_RATE)
     Any rate and channel count that libsndfile reads; channels are averaged. Raises ``VoiceError`` if the file cannot be
     read, holds values that are not finite, has less than 1 s from there on, or is silent (below -60 dBFS rms).
     """
-    if not voice.path.exists():
+    if voice.content is None and not voice.path.exists():
         raise VoiceError(f"voice {voice.name!r}: cannot read {voice.path}: no such file")
     try:
-        with opened(voice.path) as file:
+        with opened(voice.path) if voice.content is None else soundfile.SoundFile(io.BytesIO(voice.content)) as file:
             recorded = file.samplerate
             wave = file.read(frames=int(SEARCH_S * recorded), dtype="float32", always_2d=True).mean(axis=1)
     except (OSError, RuntimeError) as error:  # libsndfile's own error is a RuntimeError
@@ -190,4 +198,4 @@ def _voice(name: str, path: Path, entry: dict[str, Any]) -> Voice:
         )
     texts = {key: str(entry[key]) for key in known if key in entry}
     texts.setdefault("description", name)
-    return Voice(name=name, path=path, **texts)
+    return Voice(name, texts["description"], path, texts.get("language", ""), texts.get("attribution", ""))

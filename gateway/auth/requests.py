@@ -81,12 +81,20 @@ def refusal(error: CredentialError) -> web.HTTPException:
 
 
 def failure(
-    status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None, field: str | None = None
+    status: int,
+    code: ErrorCode,
+    message: str,
+    headers: dict[str, str] | None = None,
+    field: str | None = None,
+    reason: str | None = None,
 ) -> web.HTTPException:
-    """An answer with ``{"error_code", "message", "details"?}``, to be raised."""
-    body = {"error_code": code, "message": message, **({"details": {"fields": [field]}} if field else {})}
-    kind = _BY_STATUS[status]
-    return kind(text=json.dumps(body), content_type="application/json", headers=headers)
+    """An answer with ``{"error_code", "message", "details"?}``, to be raised; `field` and `reason` are its details."""
+    details = {**({"fields": [field]} if field else {}), **({"reason": reason} if reason else {})}
+    body = {"error_code": code, "message": message, **({"details": details} if details else {})}
+    text, kind = json.dumps(body), "application/json"
+    if status == 413:
+        return web.HTTPRequestEntityTooLarge(0, text=text, content_type=kind, headers=headers)
+    return _BY_STATUS[status](text=text, content_type=kind, headers=headers)
 
 
 _BY_STATUS: dict[int, type[web.HTTPException]] = {
@@ -97,4 +105,5 @@ _BY_STATUS: dict[int, type[web.HTTPException]] = {
     409: web.HTTPConflict,
     429: web.HTTPTooManyRequests,
     503: web.HTTPServiceUnavailable,
+    507: web.HTTPInsufficientStorage,
 }

@@ -3,9 +3,11 @@ names of encodings are in any case, fields that do not apply are ignored. What c
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import uuid
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -51,12 +53,20 @@ def _bit_depth(value: Any) -> Any:
     return depth
 
 
+def _base64(value: Any) -> bytes:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+    raise ValueError("must be base64")
+
+
 Number = BeforeValidator(_number)
 Whole = Annotated[int, Number]
 Rate = Annotated[int, Number, Field(ge=8000, le=48_000)]
 SessionId = Annotated[str, BeforeValidator(_text), Field(max_length=MAX_ID_CHARACTERS)]
 Name = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)]
 ApiKey = Annotated[str, BeforeValidator(_text), Field(max_length=8192)]  # tokens are long
+Base64 = Annotated[bytes, BeforeValidator(_base64)]  # a message's length bounds it
 Encoding = Annotated[Codec, BeforeValidator(_encoding)]
 BitDepth = Annotated[Any, BeforeValidator(_bit_depth)]
 

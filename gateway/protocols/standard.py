@@ -13,6 +13,7 @@ from gateway.caller import Cue, Heard, Lost
 from gateway.errors import SessionError
 from gateway.protocols.reading import (
     ApiKey,
+    Base64,
     BitDepth,
     Encoding,
     Message,
@@ -58,6 +59,7 @@ class _Config(Message):
     encoding_out: Encoding = PCM
     opus_frame_duration: Annotated[float, Number] = 20
     voice: Name | None = None
+    voice_audio: Base64 | None = None
     model: Name | None = None
     options: _Options | None = None
     stats: bool | None = None
@@ -139,6 +141,7 @@ def _request(config: _Config) -> SessionRequest:
         audio_in=audio_in,
         audio_out=audio_out,
         voice=config.voice,
+        voice_audio=config.voice_audio,
         model=config.model,
         options={name: float(value) for name, value in options.items()},
         stats=bool(config.stats),

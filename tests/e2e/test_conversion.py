@@ -191,3 +191,18 @@ def test_voices_and_version(service: Serve) -> None:
     assert set(VOICES) <= set(names)
     assert len(names) == len(set(names)) == 5
     assert service.get("/version")[1]["name"] == "fast-vc-pool"
+
+
+async def test_a_voice_that_was_added_is_heard_in_the_next_call(service: Serve) -> None:
+    """Over HTTP, gateway, link and worker, without a restart: the answer has the pitch of what was sent."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(service.url.replace("ws", "http", 1).removesuffix("/ws"), headers=headers) as http:
+        async with http.post("/voices", params={"name": "guest"}, data=MALE.read_bytes()) as response:
+            assert response.status == 201, await response.text()
+        made = await convert(service, voice="guest")
+        wave, rate = soundfile.read(MALE, dtype="int16")
+        assert median_f0(made.output(), 16_000) == pytest.approx(median_f0(wave, rate), rel=0.12)
+        async with http.delete("/voices/guest") as response:
+            assert response.status == 204
+    with pytest.raises(CallError, match="no 'guest'"):
+        await convert(service, voice="guest")

@@ -55,6 +55,7 @@ class EchoWorker:
     closes: list[Close] = field(default_factory=list)
     tails: dict[str, np.ndarray[Any, np.dtype[np.int16]]] = field(default_factory=dict)
     beats: bool = True
+    reference_ms: int = 3000  # of callers' own voices
     opens_sessions: bool = True  # False: leaves the answer to the test
 
     async def start(self) -> EchoWorker:
@@ -81,6 +82,7 @@ class EchoWorker:
             self.rate,
             voices,
             self.capacity,
+            self.reference_ms,
         )
         await self._socket.send(encode(hello))
 
@@ -202,6 +204,7 @@ async def service(tmp_path: Path, settings: dict[str, Any], sections: dict[str, 
             "link": {"port": 0},
             "serve": {"state_dir": tmp_path},
             "recording": {"dir": tmp_path / "outputs"},
+            "voices": {"dir": tmp_path / "uploads"},
             **sections,
         },
         strict=False,

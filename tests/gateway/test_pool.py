@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from shared.messages import PROTOCOL_VERSION, Audio, Chunk, ChunkStats, Failed
+from shared.messages import MAX_FRAME_BYTES, PROTOCOL_VERSION, Audio, Chunk, ChunkStats, Failed
 
 from .conftest import BLOCK_MS, KEY, EchoWorker, Service, hear
 from .test_sessions import LEAD_MS, noise, say
@@ -222,7 +222,7 @@ async def test_answers_of_an_earlier_life_strangers_and_nonsense_are_refused(ser
     stranger.linger = 0
     stranger.connect(f"tcp://127.0.0.1:{worker.port}")
     await stranger.send_multipart([b"a", b"b", b"c"])
-    await stranger.send(b"\0" * (2 << 20))  # beyond MAXMSGSIZE: its connection is closed
+    await stranger.send(b"\0" * (2 * MAX_FRAME_BYTES))  # beyond MAXMSGSIZE: its connection is closed
     wave = noise(400)
     await say(socket, wave)
     np.testing.assert_array_equal(await finish(socket), wave)

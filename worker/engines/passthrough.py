@@ -16,6 +16,7 @@ class PassthroughEngine:
 
     name = "passthrough"
     keeps_speech = False
+    guest_prompt_s = 0.0
     limits = NO_OPTIONS
 
     def __init__(self, geometry: Geometry) -> None:
@@ -27,7 +28,7 @@ class PassthroughEngine:
     def voices(self) -> Mapping[str, str]:
         return {"none": "the caller's own sound"}
 
-    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int, reference: bytes | None = None) -> None:
         pass
 
     def close(self, slot: int) -> None:

@@ -213,7 +213,8 @@ class Scheduler:
             if len(message.history) % 2:
                 raise ValueError("history: not a whole number of samples")
             history = np.frombuffer(message.history, "<i2")
-            slot = self._pool.open(message.voice, history, options, session_seed(message.session))
+            reference = message.reference or None
+            slot = self._pool.open(message.voice, history, options, session_seed(message.session), reference)
         except (PoolFull, OutOfMemory) as error:
             self._reply(key[0], Failed(message.session, message.epoch, "OVERLOADED", str(error)))
         except (UnknownVoice, VoiceError, ValueError) as error:

@@ -104,15 +104,25 @@ class StreamPool:
         return int(self._open.sum())
 
     @torch.inference_mode()
-    def open(self, voice: str, history: Pcm | None = None, options: SessionOptions | None = None, seed: int = 0) -> int:
+    def open(
+        self,
+        voice: str,
+        history: Pcm | None = None,
+        options: SessionOptions | None = None,
+        seed: int = 0,
+        reference: bytes | None = None,
+    ) -> int:
         """Take a free slot for a new session and return it; every row of it starts afresh.
 
         history: the latest 16 kHz samples that an earlier worker has already been given, any number of them; the
-        session goes on from there. seed: in [0, 2^63), of the session's noise. Raises ``PoolFull``, ``UnknownVoice``,
+        session goes on from there. seed: in [0, 2^63), of the session's noise. reference: a sound file that is the
+        voice, whose name is then of the session's choice. Raises ``PoolFull``, ``UnknownVoice``,
         ``OutOfMemory``, ``ValueError`` unless history is int16 ``[n]``, and what the engine raises; then nothing is
         kept of the session.
         """
-        if voice not in self.engine.voices:
+        if reference is not None and not self.engine.guest_prompt_s:
+            raise UnknownVoice(f"voice: {self.engine.name} takes no recordings of callers")
+        if reference is None and voice not in self.engine.voices:
             raise UnknownVoice(f"voice: no {voice!r}; there are {', '.join(self.engine.voices)}")
         if history is not None and (history.dtype != np.int16 or history.ndim != 1):
             raise ValueError(f"history must be one-dimensional int16, got {history.dtype} {history.shape}")
@@ -121,7 +131,7 @@ class StreamPool:
             raise PoolFull(f"all {self.max_sessions} sessions are taken")
         slot = int(free[0])
         try:
-            self.engine.open(slot, voice, options or SessionOptions(), seed)
+            self.engine.open(slot, voice, options or SessionOptions(), seed, reference)
             try:
                 self._start(slot, history)
             except Exception:

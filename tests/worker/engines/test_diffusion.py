@@ -28,7 +28,7 @@ from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
 from worker.streaming.crossfade import sola
 from worker.streaming.gates import EnergyGate
-from worker.streaming.pool import OutOfMemory, StreamPool
+from worker.streaming.pool import OutOfMemory, StreamPool, UnknownVoice
 from worker.voices import Voice, VoiceError, list_voices
 
 SECONDS = {"carlo": 1.6, "allison": 1.1, "june": 1.3}  # of reference
@@ -274,6 +274,48 @@ def test_voices_come_and_go_within_the_bound(make: Make) -> None:
     assert np.abs(out[1] - expected[1]).max() <= TOLERANCE
 
 
+def test_a_voice_that_a_session_brings_sounds_as_one_of_the_workers_own(make: Make, voices: list[Voice]) -> None:
+    """In room that was there from the start: no tensor that a captured call reads is replaced."""
+    june = next(voice for voice in voices if voice.name == "june")
+    engine = make(rows=4, guest_voices=2)
+    assert engine.guest_prompt_s == 1.0
+    before = [id(part) for part in (engine.bank._condition, engine.bank._mel, engine.bank._lens)]
+    pool = StreamPool(engine, 4)
+    guest = pool.open("clip:1", seed=3, reference=june.path.read_bytes())
+    again = pool.open("clip:1", seed=3, reference=june.path.read_bytes())
+    own = pool.open("june", seed=3)
+    assert {"clip:1", "june"} <= set(engine.bank.names)
+    assert "clip:1" not in engine.voices
+    out = stream(pool, [guest, own, again], [speech(0.96)] * 3)
+    assert np.abs(out[0]).max() > 300
+    assert np.abs(out[0] - out[1]).max() <= TOLERANCE
+    assert np.abs(out[0] - out[2]).max() <= TOLERANCE
+    assert [id(part) for part in (engine.bank._condition, engine.bank._mel, engine.bank._lens)] == before
+    with pytest.raises(UnknownVoice, match="takes no recordings"):
+        StreamPool(make(), 4).open("clip:1", reference=june.path.read_bytes())
+
+
+def test_guests_of_every_length_share_one_mask(make: Make, voices: list[Voice]) -> None:
+    """Prompts of 1.1 and 1.6 s in a bank of 1.7 s: each as if it were alone."""
+    sounds = {voice.name: voice.path.read_bytes() for voice in voices}
+    together = StreamPool(make(rows=4, max_prompt_s=1.7, guest_voices=3), 4)
+    slots = [together.open(f"clip:{name}", reference=sounds[name]) for name in ("carlo", "allison")]
+    outs = stream(together, slots, [speech(0.96)] * 2)
+    for name, out in zip(("carlo", "allison"), outs, strict=True):
+        alone = StreamPool(make(rows=1, max_prompt_s=1.7), 1)
+        expected = stream(alone, [alone.open(name)], [speech(0.96)])[0]
+        assert np.abs(out - expected).max() <= TOLERANCE
+
+
+def test_what_is_no_voice_ends_its_own_session_alone(make: Make) -> None:
+    pool = StreamPool(make(guest_voices=1), 4)
+    for sound in (b"no sound", b""):
+        with pytest.raises(VoiceError, match="cannot read recording"):
+            pool.open("clip:x", reference=sound)
+    assert pool.sessions == 0
+    stream(pool, [pool.open("june")], [speech(0.96)])
+
+
 def test_a_session_that_cannot_begin_costs_no_row(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without memory for its prompt, or for what follows, everything that it took is free again."""
     engine = make(max_prompts=2, rows=4)
@@ -358,10 +400,14 @@ def test_captured_batches_equal_eager_ones(
     for graphs in (False, True):
         pipeline = Pipeline(load_model("tiny", tmp_path), device="cuda:0")
         engine = DiffusionEngine(
-            pipeline, voices, 4, geometry=geometry, dit_left_units=15, max_prompt_s=3.0, steps=STEPS, graphs=graphs
-        )
+            pipeline, voices, 4, geometry=geometry, dit_left_units=15, max_prompt_s=3.0, steps=STEPS, graphs=graphs,
+            guest_voices=1,
+        )  # fmt: skip
         pool = StreamPool(engine, 4, device="cuda:0")
         slots = [pool.open(voice, seed=number) for number, voice in enumerate(("carlo", "june", "allison"))]
         outs.append(stream(pool, slots, [speech(0.96, begin) for begin in (0.3, 1.0, 2.2)]))
+        pool.close(slots[0])  # a guest who comes later finds the graphs as they are
+        slots[0] = pool.open("clip:1", reference=voices[0].path.read_bytes())
+        outs[-1] += stream(pool, slots, [speech(0.96, begin) for begin in (0.3, 1.0, 2.2)])
     for eager, captured in zip(*outs, strict=True):
         assert np.abs(eager - captured).max() <= TOLERANCE

@@ -222,6 +222,19 @@ def test_hostile_sound_gives_finite_bounded_output(engine: ShiftEngine) -> None:
         assert out.abs().max() < 8
 
 
+def test_a_voice_that_a_session_brings_is_its_own_alone() -> None:
+    engine = ShiftEngine(list_voices(VOICES), 3, guests=True)
+    window = window_at(as_wave(WOMAN), 16_000)[None]
+    engine.open(0, "carlo", SessionOptions(), 0)
+    engine.open(1, "clip:1", SessionOptions(), 0, (VOICES / "carlo.flac").read_bytes())
+    engine.open(2, "clip:2", SessionOptions(), 0, (VOICES / "june.flac").read_bytes())
+    out, _ = engine.convert(batch_of([0, 1, 2], window.repeat(3, 1)))
+    assert torch.allclose(out[0], out[1], atol=1e-4)
+    assert not torch.allclose(out[1], out[2], atol=1e-2)
+    with pytest.raises(VoiceError):
+        engine.open(0, "clip:3", SessionOptions(), 0, b"no sound")
+
+
 def test_unknown_voices_and_unfit_references_and_geometries_are_refused(tmp_path: Path, engine: ShiftEngine) -> None:
     with pytest.raises(KeyError):
         engine.open(0, "nobody", SessionOptions(), 0)

@@ -16,6 +16,7 @@ from worker.serving.cost import CostModel
 from worker.serving.plan import Planner
 from worker.serving.scheduler import Scheduler
 from worker.streaming.pool import StreamPool
+from worker.voices import VoiceError
 
 GEOMETRY = Geometry.from_ms(block_ms=100, left_ms=100)
 BLOCK = GEOMETRY.block_samples_in
@@ -233,7 +234,7 @@ class Full(PassthroughEngine):
         super().__init__(GEOMETRY)
         self.prepared: list[float] = []
 
-    def open(self, slot: int, voice: str, options: Any, seed: int) -> None:
+    def open(self, slot: int, voice: str, options: Any, seed: int, reference: bytes | None = None) -> None:
         if slot == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if slot == 2:
@@ -282,3 +283,24 @@ def test_what_was_put_off_is_done_when_nobody_waits() -> None:
     house.chunk("a", 1)
     house.turn()
     assert len(engine.prepared) == asked
+
+
+class Guests(PassthroughEngine):
+    """Takes a voice that a session brings, if it is one."""
+
+    guest_prompt_s = 3.0
+
+    def open(self, slot: int, voice: str, options: Any, seed: int, reference: bytes | None = None) -> None:
+        if reference is not None and reference != b"sound":
+            raise VoiceError(f"voice {voice!r}: no voiced speech found in the recording")
+
+
+def test_a_session_may_bring_its_voice() -> None:
+    house = House(engine=Guests(GEOMETRY))
+    for name, reference in (("a", b"sound"), ("b", b"noise"), ("c", b"")):
+        house.scheduler.take(0, Open(name, 0, "clip:1", reference=reference))
+    house.turn()
+    assert [message.session for message in house.of(Opened)] == ["a"]
+    refused = {message.session: (message.code, message.message) for message in house.of(Failed)}
+    assert refused["b"] == ("INVALID_CONFIG", "voice 'clip:1': no voiced speech found in the recording")
+    assert refused["c"][1].startswith("voice: no 'clip:1'")

@@ -103,6 +103,7 @@ class DiffusionEngine:
         dit_left_units: int,
         max_prompt_s: float = 5.0,
         max_prompts: int = 64,
+        guest_voices: int = 0,
         steps: int = 10,
         max_guidance: float = 2.0,
         max_f0_shift: float = 12.0,
@@ -131,7 +132,7 @@ class DiffusionEngine:
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
         self.lengths = CallLengths.of(geometry, pipeline, dit_left_units, frames)
-        self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
+        self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s, guests=guest_voices)
         self._voices = {voice.name: voice.description for voice in self.bank.voices}
         self._voice_of: dict[int, str] = {}
         self._plain = [True] * max_sessions  # rows with the worker's own steps and guidance
@@ -149,10 +150,14 @@ class DiffusionEngine:
     def voices(self) -> Mapping[str, str]:
         return self._voices
 
-    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
+    @property
+    def guest_prompt_s(self) -> float:
+        return self.bank.guest_prompt_s
+
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int, reference: bytes | None = None) -> None:
         guidance = self.pipeline.guidance if options.guidance is None else options.guidance
         steps = self.max_steps if options.steps is None else min(options.steps, self.max_steps)
-        row = self.bank.acquire(voice)
+        row = self.bank.acquire(voice, reference)
         try:
             state = self.state
             state.prompt[slot], state.seed[slot] = row, seed
@@ -287,6 +292,7 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
         dit_left_units=dit_left_units(config),
         max_prompt_s=config.max_prompt_s,
         max_prompts=config.max_prompts,
+        guest_voices=config.guest_voices,
         steps=config.steps,
         max_guidance=config.max_guidance,
         max_f0_shift=config.max_f0_shift,

@@ -1,7 +1,9 @@
 """Prompts of many voices side by side on the device, within a bound.
 
 A voice is computed when its first session opens (or at start-up, as far as there is room) and stays until its row is
-needed for another one: the voice unused for longest goes first, one in use never.
+needed for another one: the voice unused for longest goes first, one in use never. Guests are voices that sessions
+bring; there is room for them, and a mask for prompts of different length, from the start: a captured call stays as it
+is.
 """
 
 from __future__ import annotations
@@ -42,18 +44,24 @@ class PromptBank:
         rows: int,
         max_prompt_s: float,
         make: Callable[[Pipeline, Voice, float], Prompt] = make_prompt,
+        *,
+        guests: int = 0,
     ) -> None:
-        """Computes the first ``rows`` voices; one of no use is left out with a warning. Raises ``VoiceError`` if none
-        is left."""
+        """guests: voices beyond those named here that there shall be room for, within ``rows``.
+
+        Computes the first ``rows`` voices; one of no use is left out with a warning. Raises ``VoiceError`` if none is
+        left.
+        """
         self._pipeline, self._make = pipeline, make
         shortest, longest = math.inf, int(max_prompt_s * INPUT_RATE)
         self._voices: dict[str, Voice] = {}
         for voice, wave in usable(voices, max_prompt_s):
             self._voices[voice.name] = voice
             shortest = min(shortest, len(wave))
-        self.ragged = shortest < longest  # then prompts differ in length, and are masked
+        self.ragged = shortest < longest or guests > 0  # then prompts differ in length, and are masked
+        self.guest_prompt_s = max_prompt_s if guests else 0.0
         self._max_prompt_s = max_prompt_s
-        self._free = list(range(min(rows, len(self._voices))))[::-1]
+        self._free = list(range(min(rows, len(self._voices) + guests)))[::-1]
         self._row: OrderedDict[str, int] = OrderedDict()  # the least recently used first
         self._users: dict[str, int] = {}
         count = len(self._free)
@@ -92,13 +100,13 @@ class PromptBank:
         """Voices that are here, the least recently used first."""
         return list(self._row)
 
-    def acquire(self, name: str) -> int:
-        """The row of a voice, which stays its own until as many ``release`` calls.
+    def acquire(self, name: str, reference: bytes | None = None) -> int:
+        """The row of a voice, which stays its own until as many ``release`` calls. reference: a guest's sound file.
 
         Raises ``KeyError``, ``VoiceError``, and ``PoolFull`` if every row is in use by another voice.
         """
         if name not in self._row:
-            self._put(name)
+            self._put(name, None if reference is None else Voice.of_caller(name, reference))
         self._row.move_to_end(name)
         self._users[name] = self._users.get(name, 0) + 1
         return self._row[name]
@@ -112,8 +120,8 @@ class PromptBank:
         lens = self._lens[rows] if self.ragged else None
         return Prompts(self._condition[rows], self._mel[rows], self._style[rows], self._f0_hz[rows], lens)
 
-    def _put(self, name: str) -> None:
-        voice = self._voices[name]
+    def _put(self, name: str, guest: Voice | None = None) -> None:
+        voice = guest or self._voices[name]
         evicted = None
         if not self._free:
             evicted = next((other for other in self._row if not self._users.get(other)), None)

@@ -20,7 +20,7 @@ from worker.engine import NO_OPTIONS, Batch, SessionOptions, StageTimes
 from worker.engines.shift import envelope, psola
 from worker.geometry import INPUT_RATE, Geometry
 from worker.timings import Laps
-from worker.voices import Voice, VoiceError, offered_voices, usable
+from worker.voices import Voice, VoiceError, load_voice, offered_voices, usable
 
 DEFAULT_GEOMETRY = Geometry.from_ms(block_ms=200, left_ms=720)
 
@@ -98,9 +98,12 @@ class ShiftEngine:
         geometry: Geometry = DEFAULT_GEOMETRY,
         device: str | torch.device = "cpu",
         max_prompt_s: float = 25.0,
+        guests: bool = False,
     ) -> None:
-        """A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for
-        a geometry that does not fit."""
+        """guests: whether sessions may bring a voice. A reference of no use is left out with a warning.
+
+        Raises ``VoiceError`` if none is of use, ``ValueError`` for a geometry that does not fit.
+        """
         if geometry.output_rate != INPUT_RATE:
             raise ValueError(f"the shift engine puts out {INPUT_RATE} Hz, not {geometry.output_rate}")
         if geometry.left_units * 320 < psola.MARGIN + envelope.FILTER_TAPS + envelope.FRAME:
@@ -110,9 +113,11 @@ class ShiftEngine:
         profiles = _profiles(voices, max_prompt_s, self.device)
         self._voices = {voice.name: voice.description for voice in profiles}
         self._index = {name: i for i, name in enumerate(self._voices)}
+        self.guest_prompt_s = max_prompt_s if guests else 0.0
+        brought = next(iter(profiles.values()))  # behind the voices each slot has a row for what its session brings
         self._profile = Profile(
-            torch.cat([profile.f0 for profile in profiles.values()]),
-            torch.cat([profile.speech for profile in profiles.values()]),
+            torch.cat([profile.f0 for profile in profiles.values()] + [brought.f0] * max_sessions),
+            torch.cat([profile.speech for profile in profiles.values()] + [brought.speech] * max_sessions),
         )
         self._callers = Caller.blank(max_sessions, self.device)
 
@@ -120,8 +125,14 @@ class ShiftEngine:
     def voices(self) -> Mapping[str, str]:
         return self._voices
 
-    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
-        index = self._index[voice]
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int, reference: bytes | None = None) -> None:
+        if reference is None:
+            index = self._index[voice]
+        else:
+            index = len(self._index) + slot
+            own = Voice.of_caller(voice, reference)
+            profile = _profile(own, load_voice(own, self.guest_prompt_s), self.device)
+            self._profile.f0[index], self._profile.speech[index] = profile.f0[0], profile.speech[0]
         row = torch.tensor([slot], device=self.device)
         blank = Caller.blank(1, self.device)
         blank.voice[0] = index
@@ -280,4 +291,5 @@ def make(config: WorkerConfig, device: str) -> ShiftEngine:
         geometry=Geometry.of(config),
         device=device,
         max_prompt_s=config.max_prompt_s,
+        guests=config.guest_voices > 0,
     )

@@ -98,6 +98,7 @@ class V2Engine:
         dit_left_units: int,
         max_prompt_s: float = 3.0,
         max_prompts: int = 64,
+        guest_voices: int = 0,
         steps: int = 10,
         max_guidance: float = 2.0,
         graphs: bool = True,
@@ -122,7 +123,7 @@ class V2Engine:
         )
         self.lengths = CallLengths.of(geometry, pipeline.mel_config.hop, dit_left_units)
         self._voices = {voice.name: voice.description for voice in voices}
-        self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s)
+        self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s, guests=guest_voices)
         self._voice_of: dict[int, str] = {}
         self._plain = [True] * max_sessions  # rows with the worker's own steps and rates
         device, wide = pipeline.device, pipeline.v2.wide.config
@@ -149,12 +150,16 @@ class V2Engine:
     def voices(self) -> Mapping[str, str]:
         return self._voices
 
-    def open(self, slot: int, voice: str, options: SessionOptions, seed: int) -> None:
+    @property
+    def guest_prompt_s(self) -> float:
+        return self.bank.guest_prompt_s
+
+    def open(self, slot: int, voice: str, options: SessionOptions, seed: int, reference: bytes | None = None) -> None:
         rates = self.pipeline.rates
         a = rates.intelligibility if options.intelligibility is None else options.intelligibility
         s = rates.similarity if options.similarity is None else options.similarity
         steps = self.max_steps if options.steps is None else min(options.steps, self.max_steps)
-        row = self.bank.acquire(voice)
+        row = self.bank.acquire(voice, reference)
         try:
             state = self.state
             state.prompt[slot], state.seed[slot], state.steps[slot] = row, seed, steps
@@ -262,6 +267,7 @@ def make(config: WorkerConfig, device: str) -> V2Engine:
         dit_left_units=dit_left_units(config),
         max_prompt_s=config.max_prompt_s,
         max_prompts=config.max_prompts,
+        guest_voices=config.guest_voices,
         steps=config.steps,
         max_guidance=config.max_guidance,
         graphs=config.graphs,
