@@ -88,7 +88,7 @@ def _best_lag(strength: torch.Tensor, usual_hz: torch.Tensor) -> tuple[torch.Ten
     away = (octave - usual[:, None]).abs() * (usual_hz > 0)[:, None]
     bias = OCTAVE_COST * octave + PRIOR_COST * away
     peak = (inner >= strength[..., :-2]) & (inner >= strength[..., 2:])
-    score = torch.where(peak, inner - bias[:, None], inner.new_tensor(-2.0))
+    score = torch.where(peak, inner - bias[:, None], -2.0)
     best = score.argmax(dim=2, keepdim=True)
     left, mid, right = (strength.gather(2, best + i)[..., 0] for i in range(3))
     curve = (left - 2 * mid + right).clamp(max=-1e-6)
@@ -107,7 +107,7 @@ def _hold(f0: torch.Tensor, voiced: torch.Tensor) -> torch.Tensor:
     last = torch.where(voiced, place, -1).cummax(dim=1).values
     first = voiced.float().argmax(dim=1, keepdim=True)
     held = f0.gather(1, torch.where(last >= 0, last, first))
-    return torch.where(voiced.any(dim=1, keepdim=True), held, held.new_tensor(150.0))
+    return torch.where(voiced.any(dim=1, keepdim=True), held, 150.0)
 
 
 def _median5(f0: torch.Tensor) -> torch.Tensor:

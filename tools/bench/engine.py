@@ -5,20 +5,21 @@
 
 Batched: the worker's engine, with CUDA graphs where there is CUDA. Baseline, in the same run: the same networks in
 float32, one session after another, eager. Real time means that the 95th percentile of a batch takes at most half of its
-block of 0.5 s.
+block of 0.5 s. What a worker would offer follows from its own cost model, after its own warm-up.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from tools.bench.capacity import capacity
 from tools.bench.models import flops, time_batch
 from tools.bench.timing import Setting, Timing, empty, fill, make_engine, matmul_ceiling, synchronise
 from worker.buckets import buckets
@@ -115,6 +116,13 @@ def measure(setting: Setting, repeats: int, ceiling: float) -> dict[str, Any]:
             f"  B = {size:<4} {timing.median_ms:9.1f} ms, p95 {timing.p95_ms:9.1f} ({_stages(timing)}); "
             f"{row['ratio']:.2f} x baseline, {row['share_of_ceiling']:.0%} of the ceiling"
         )
+    fits = max((row["batch"] for row in rows), default=1)
+    offered = capacity(engine, fits, device=setting.device, fewest=-(-setting.steps // 2))
+    click.echo(
+        f"  a worker offers {offered.sessions} places at {-(-setting.steps // 2)} steps, "
+        f"{offered.sessions_at_most_steps} at {setting.steps}; warm after {offered.warm_up_s:.1f} s, "
+        f"{len(offered.captures_s)} graphs, peak memory {offered.peak_bytes / 1e9:.1f} GB"
+    )
     sessions = max((row["batch"] for row in rows if row["p95_ms"] <= BLOCK_MS / 2), default=0)
     click.echo(f"  sessions in real time (p95 within {BLOCK_MS / 2:.0f} ms): {sessions}")
     if setting.model == "tiny" and setting.device.startswith("cuda"):
@@ -131,6 +139,7 @@ def measure(setting: Setting, repeats: int, ceiling: float) -> dict[str, Any]:
         "flops_a_block": work,
         "batches": rows,
         "sessions_in_real_time": sessions,
+        "worker": asdict(offered),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from worker.models.published.xlsr import XlsrFeatures
 from worker.models.seedvc.spec import SPECS
 from worker.models.seedvc2.flow import Rates
 from worker.models.seedvc2.model import V2Networks, V2Spec
+from worker.models.weights.published import PublishedNetwork
 from worker.voices import list_voices
 
 PROMPT_S = 3.0
@@ -49,42 +50,42 @@ class Setting:
     graphs: bool = True
 
 
-def synthetic_networks(model: str) -> Networks:
+def built_networks(wanted: Iterable[tuple[PublishedNetwork, Any]], device: str) -> dict[str, Any]:
+    """Networks by name, of these sizes, with weights nobody trained: drawn where they will be used."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return {network.name: network.build(sizes).eval().requires_grad_(False) for network, sizes in wanted}
+
+
+def synthetic_networks(model: str, device: str = "cpu") -> Networks:
     """A published model of its published sizes with weights nobody trained, or ``nano`` as it is bundled."""
     if model == "nano":
         return load_bundled()
     spec = SPECS[model]
-    torch.manual_seed(0)
-    built = {
-        network.name: network.build(sizes).eval().requires_grad_(False) for network, sizes in spec.networks_with_sizes
-    }
+    built = built_networks(spec.networks_with_sizes, device)
     content = built[spec.content]
     vocoder = built[spec.vocoder]
     return Networks(
         name=model,
-        content=(XlsrFeatures if spec.content == "xlsr" else WhisperFeatures)(content).eval(),  # type: ignore[arg-type]
-        style=CamPlusStyle(built["campplus"]).eval(),  # type: ignore[arg-type]
+        content=(XlsrFeatures if spec.content == "xlsr" else WhisperFeatures)(content).eval(),
+        style=CamPlusStyle(built["campplus"]).eval(),
         mel=MelSpectrogram(spec.mel),
-        regulator=built[spec.length_regulator.name],  # type: ignore[arg-type]
-        dit=built[spec.cfm.name],  # type: ignore[arg-type]
-        vocoder=(HiftVocoder if spec.vocoder == "hift" else BigVganVocoder)(vocoder).eval(),  # type: ignore[arg-type]
-        tracker=RmvpeTracker(built["rmvpe"]).eval() if isinstance(built.get("rmvpe"), Rmvpe) else None,  # type: ignore[arg-type]
+        regulator=built[spec.length_regulator.name],
+        dit=built[spec.cfm.name],
+        vocoder=(HiftVocoder if spec.vocoder == "hift" else BigVganVocoder)(vocoder).eval(),
+        tracker=RmvpeTracker(built["rmvpe"]).eval() if isinstance(built.get("rmvpe"), Rmvpe) else None,
     )
 
 
-def synthetic_v2() -> V2Networks:
+def synthetic_v2(device: str = "cpu") -> V2Networks:
     """V2's timbre path of its published sizes with weights nobody trained."""
-    torch.manual_seed(0)
-    built = {
-        network.name: network.build(sizes).eval().requires_grad_(False) for network, sizes in V2Spec().timbre_networks
-    }
-    return V2Networks.of("v2", built)
+    return V2Networks.of("v2", built_networks(V2Spec().timbre_networks, device))
 
 
 def make_v2(setting: Setting) -> V2Engine:
     """Both rates on: three evaluations a step; without guidance one."""
     rates = Rates(setting.guidance, setting.guidance)
-    pipeline = V2Pipeline(synthetic_v2(), device=setting.device, dtype=setting.dtype, rates=rates)
+    pipeline = V2Pipeline(synthetic_v2(setting.device), device=setting.device, dtype=setting.dtype, rates=rates)
     return V2Engine(
         pipeline,
         list_voices(ROOT / "worker/assets/voices"),
@@ -103,7 +104,10 @@ def make_engine(setting: Setting) -> DiffusionEngine | V2Engine:
     if setting.model == "v2":
         return make_v2(setting)
     pipeline = Pipeline(
-        synthetic_networks(setting.model), device=setting.device, dtype=setting.dtype, guidance=setting.guidance
+        synthetic_networks(setting.model, setting.device),
+        device=setting.device,
+        dtype=setting.dtype,
+        guidance=setting.guidance,
     )
     rate = pipeline.mel_config.rate
     geometry = Geometry.from_ms(

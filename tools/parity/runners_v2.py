@@ -17,7 +17,7 @@ from worker.engines.diffusion.offline import Join
 from worker.engines.v2.offline import cut
 from worker.models.published import xlsr
 from worker.models.seedvc.flow import time_span
-from worker.models.seedvc2 import ar, astral, dit, flow, hubert, regulator, rotary, sampling
+from worker.models.seedvc2 import ar, astral, dit, flow, hubert, regulator, sampling
 
 # Share of an item's certain codes that may flip at lower precision: twice what was measured on a CPU, at least a frame.
 FLIPPED_CODES = {torch.bfloat16: 0.17, torch.float16: 0.05}
@@ -156,8 +156,7 @@ def run_dit2(fixture: Fixture) -> Iterator[Comparison]:
         yield fixture.compare("last_long", ours[..., -last.shape[-1] :], last)
         yield fixture.compare("mean_long", ours.mean(-1), mean)
     if "in_positions" in fixture.arrays:
-        table = rotary.rounded_table(fixture.tensor("in_positions"))
-        yield fixture.compare("rotary", table, fixture.tensor("out_rotary"))
+        yield fixture.compare("rotary", network.rotary[fixture.tensor("in_positions")], fixture.tensor("out_rotary"))
 
 
 def run_cfm2(fixture: Fixture) -> Iterator[Comparison]:

@@ -42,7 +42,8 @@ class GraphCache(Generic[T]):
 
     def __init__(self, call: Call[T], capture: Capture | None = None) -> None:
         self._call = call
-        self._capture = capture or capture_cuda
+        self._capture = capture or CudaCapture()
+        self.captured_s: dict[Key, float] = {}  # how long each capture took
         self._graphs: dict[Key, tuple[T, Recorded]] = {}
         self._wanted: dict[Key, T] = {}  # met and not captured yet, with a row to capture them with
         self._memory: Any = None  # shared by all graphs: they never run at once
@@ -86,7 +87,8 @@ class GraphCache(Generic[T]):
             return True
         self._memory = recorded.memory
         self._graphs[key] = static, recorded
-        self._longest_s = max(self._longest_s, time.monotonic() - began)
+        self.captured_s[key] = time.monotonic() - began
+        self._longest_s = max(self._longest_s, self.captured_s[key])
         return True
 
     def _give_up(self, what: str, error: Exception) -> None:
@@ -99,20 +101,28 @@ class GraphCache(Generic[T]):
         logger.error("CUDA graphs: {} failed ({}); the model runs without them from now on", what, reason)
 
 
-def capture_cuda(call: Callable[[], Results], memory: Any) -> Recorded:
-    """A CUDA graph of ``call``, whose tensors must not be freed while it is in use."""
-    # A capture that fails may leave its stream current; leaving this one puts the caller's back.
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(side):
-        for _ in range(WARM_RUNS):
-            call()
-        side.synchronize()
-        with torch.cuda.graph(graph, pool=memory, stream=side):
-            results = call()
-    torch.cuda.current_stream().wait_stream(side)
-    return Recorded(graph.replay, results, graph.pool())
+class CudaCapture:
+    """Makes CUDA graphs of calls, whose tensors must not be freed while these are in use. All on one stream of its own:
+    libraries keep a workspace for every stream they have seen."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, call: Callable[[], Results], memory: Any) -> Recorded:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        side = self._stream
+        side.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        # A capture that fails may leave its stream current; leaving this one puts the caller's back.
+        with torch.cuda.stream(side):
+            for _ in range(WARM_RUNS):
+                call()
+            side.synchronize()
+            with torch.cuda.graph(graph, pool=memory, stream=side):
+                results = call()
+        torch.cuda.current_stream().wait_stream(side)
+        return Recorded(graph.replay, results, graph.pool())
 
 
 def _size(rows: Any) -> int:

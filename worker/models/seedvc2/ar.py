@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.models.seedvc import files
 from worker.models.seedvc.dit import HEAD_WIDTH, FeedForward, RMSNorm
-from worker.models.seedvc2.rotary import rounded_table
+from worker.models.seedvc2.rotary import places
 from worker.models.weights.published import PublishedNetwork, as_published
 
 MAX_PLACES = 4096  # of a sequence: as many positions as the published model has
@@ -97,9 +97,12 @@ class Block(nn.Module):
 
 
 class ArModel(nn.Module):
+    rotary: Tensor
+
     def __init__(self, config: ArConfig = BASE) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("rotary", places(), persistent=False)
         self.sep_token_emb = nn.Parameter(torch.zeros(config.width))
         self.embeddings = nn.Embedding(config.codes + 1, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -148,7 +151,7 @@ class ArModel(nn.Module):
         return self._logits(hidden[:, 0])
 
     def _layers(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, at: Tensor, mask: Tensor) -> Tensor:
-        rotary = rounded_table(positions)
+        rotary = self.rotary[positions]
         for i, block in enumerate(self.layers):
             x = block(x, rotary, keys[i], values[i], at, mask)
         return x

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from worker.models.seedvc import files
 from worker.models.seedvc.dit import HEAD_WIDTH, Attention, FeedForward, RMSNorm, TimeEmbedder, normalise
-from worker.models.seedvc2.rotary import rounded_table
+from worker.models.seedvc2.rotary import places, rounded_table
 from worker.models.weights.published import PublishedNetwork
 
 Branch = Literal["full", "text", "null"]
@@ -142,9 +142,12 @@ class Transformer(nn.Module):
 class DiT2(nn.Module):
     """Velocity of the flow at a noisy mel, a time and the conditions."""
 
+    rotary: Tensor
+
     def __init__(self, config: DiT2Config = SMALL) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("rotary", places(), persistent=False)
         width, bins = config.width, config.mel_bins
         self.t_embedder = TimeEmbedder(width)
         self.cond_projection = nn.Linear(width, width)
@@ -193,10 +196,11 @@ class DiT2(nn.Module):
             tokens.append(token if branch == "full" else self.style_in.bias.expand_as(token))
         total = TOKENS + mu.shape[1]
         positions = torch.arange(total, device=mu.device)
+        rotary = self.rotary[:total] if total <= len(self.rotary) else rounded_table(positions)
         mask = None
         if lens is not None:
             mask = (positions < lens.repeat(len(branches))[:, None] + TOKENS)[:, None, None]
-        return Conditions2(torch.cat(frames), torch.cat(tokens), rounded_table(positions), mask)
+        return Conditions2(torch.cat(frames), torch.cat(tokens), rotary, mask)
 
     def velocity(self, x: Tensor, times: Times2, conditions: Conditions2) -> Tensor:
         """x: noisy mel ``[B, C, T]``. Returns ``[R, C, T]`` in the type of ``x``: rows of ``conditions`` are ``B``, or

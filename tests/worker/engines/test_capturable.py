@@ -1,0 +1,46 @@
+"""A call of every engine, on a CUDA device that is not there, does nothing that a CUDA graph cannot hold: it neither
+waits for the device nor moves anything between it and the host (`test_diffusion` runs real graphs where there is one).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.fake_cuda import HostWatch, fake_cuda, move_attributes, moved
+from tests.support.reduced import reduced, reduced_v2
+from tools.bench import timing
+from worker.models.seedvc import spec
+
+STEPS = 2
+
+
+@pytest.fixture(params=["nano", "tiny", "small", "base", "v2"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(timing, "SPECS", {name: reduced(name) for name in spec.SPECS})
+    monkeypatch.setattr(timing, "V2Spec", reduced_v2)
+    monkeypatch.setattr(timing, "PROMPT_S", 1.0)
+    guidance = 0.0 if request.param == "nano" else 0.7
+    return timing.make_engine(timing.Setting(request.param, "cpu", torch.float32, STEPS, guidance, rows=3))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_call_stays_on_the_device(engine: Any, ragged: bool) -> None:
+    rows = timing.rows_of(engine, timing.fill(engine, 3))
+    engine.bank.ragged = ragged
+    solver, pipeline = engine.pipeline.solver(STEPS), engine.pipeline
+    solver.prepare_rows()
+    with fake_cuda():
+        for part in pipeline.networks.parts().values():
+            moved(part)
+        for owner in (solver, engine.bank, pipeline.mel_noise, pipeline.wave_noise, pipeline.phases):
+            if owner is not None:
+                move_attributes(owner)
+        device_rows = moved(rows)
+        with HostWatch() as watch:
+            wave, *_ = engine.call(device_rows, STEPS, mixed=True)
+    assert wave.device.type == "cuda"
+    assert watch.operations > 500
+    assert watch.seen == []
