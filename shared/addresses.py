@@ -54,15 +54,30 @@ def link_endpoint(config: Config, number: int = 0) -> str:
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of ``tcp://HOST:PORT``. Raises `ConfigError`."""
+    """Host and port of ``tcp://HOST:PORT``, or of ``dns://NAME:PORT``. Raises `ConfigError`."""
     parts = urlsplit(endpoint)
     try:
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme != "tcp" or not parts.hostname or not port or parts.path:
-        raise ConfigError(f"gateway address {endpoint!r}: write tcp://HOST:PORT")
+    if parts.scheme not in ("tcp", "dns") or not parts.hostname or not port or parts.path:
+        raise ConfigError(
+            f"gateway address {endpoint!r}: write tcp://HOST:PORT, or dns://NAME:PORT for all that a name stands for"
+        )
     return parts.hostname, port
+
+
+def is_name(endpoint: str) -> bool:
+    """Whether an endpoint stands for every address of a name."""
+    return endpoint.startswith("dns://")
+
+
+def addresses_of(endpoint: str) -> list[str]:
+    """``tcp://ADDRESS:PORT`` for every address that the name of ``dns://NAME:PORT`` has now, in order. It may take
+    seconds. Raises `socket.gaierror`."""
+    name, port = parse_endpoint(endpoint)
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [f"tcp://{bracketed(host)}:{port}" for host in sorted({str(address[0]) for *_, address in found})]
 
 
 def answers(url: str, timeout_s: float = 0.5) -> bool:

@@ -14,7 +14,13 @@ from shared.options import Command, load_options, profile_options
 
 @click.command("worker", cls=Command)
 @profile_options
-@click.option("--gateway", "gateways", multiple=True, metavar="tcp://HOST:PORT", help="A gateway's link; repeatable.")
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="tcp://HOST:PORT",
+    help="A gateway's link; repeatable. dns://NAME:PORT: all that the name has.",
+)
 @click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
 @click.option("--id", "worker_id", help="Name of this worker, unique in the pool. [HOST-PID]")
 @click.option("--probe", is_flag=True, help="Only say whether the worker of this folder lives: exit code 0 or 1.")

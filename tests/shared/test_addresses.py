@@ -6,7 +6,16 @@ import socket
 
 import pytest
 
-from shared.addresses import base_url, bracketed, free_port, is_loopback, link_endpoint, parse_endpoint
+from shared.addresses import (
+    addresses_of,
+    base_url,
+    bracketed,
+    free_port,
+    is_loopback,
+    is_name,
+    link_endpoint,
+    parse_endpoint,
+)
 from shared.config import Config, ConfigError, GatewayConfig, LinkConfig
 
 
@@ -41,6 +50,7 @@ def test_addresses_to_connect_to(host: str, reached: str) -> None:
 def test_an_endpoint_is_read() -> None:
     assert parse_endpoint("tcp://gateway.example:5555") == ("gateway.example", 5555)
     assert parse_endpoint("tcp://[::1]:5556") == ("::1", 5556)
+    assert parse_endpoint("dns://tasks.gateway:5555") == ("tasks.gateway", 5555)
     assert bracketed("::1") == bracketed("[::1]") == "[::1]"
 
 
@@ -48,6 +58,16 @@ def test_an_endpoint_is_read() -> None:
 def test_an_endpoint_is_checked(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
         parse_endpoint(endpoint)
+
+
+def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_name("dns://gateway:5555")
+    assert not is_name("tcp://gateway:5555")
+    found = [("10.0.0.2", 5555), ("10.0.0.1", 5555), ("fd00::1", 5555, 0, 0), ("10.0.0.2", 5555)]
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+    addresses = addresses_of("dns://gateway:5555")
+    assert addresses == ["tcp://10.0.0.1:5555", "tcp://10.0.0.2:5555", "tcp://[fd00::1]:5555"]
 
 
 def test_a_free_port_can_be_listened_on() -> None:

@@ -37,6 +37,7 @@ from shared.messages import (
     decode_from_gateway,
     encode,
 )
+from worker.serving.directory import Directory
 from worker.serving.quota import Quotas
 from worker.serving.scheduler import Scheduler
 
@@ -84,7 +85,9 @@ class WorkerLink:
         self._keys = keys
         self._stuck_after_s = stuck_after_s
         self._on_tick = on_tick
-        self._gateways = [_Gateway(endpoint) for endpoint in gateways]
+        self._directory = Directory(gateways)
+        self._endpoints: tuple[str, ...] = ()  # of the directory, as far as they have been followed
+        self._gateways: list[_Gateway] = []
         self._by_number: dict[int, _Connection] = {}
         self._quotas = Quotas()
         self._next_number = 0
@@ -107,6 +110,7 @@ class WorkerLink:
 
     def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self._directory.start()
         self._thread.start()
 
     def reply(self, connection: int, message: FromWorker) -> None:
@@ -122,6 +126,7 @@ class WorkerLink:
     def stop(self) -> None:
         """Send what waits, close everything, and end the thread."""
         self._stopping = True
+        self._directory.stop()
         self._wake()
         self._thread.join(5)
         self._woken.close()
@@ -165,7 +170,20 @@ class WorkerLink:
             if connection.socket in ready and connection.number in self._by_number:
                 self._receive(connection)
 
+    def _follow(self) -> None:
+        """Gateways that have appeared are joined; of those that are gone, a connection that works is kept."""
+        self._endpoints = self._directory.endpoints
+        known = {gateway.endpoint for gateway in self._gateways}
+        self._gateways += [_Gateway(endpoint) for endpoint in self._endpoints if endpoint not in known]
+        for gateway in [one for one in self._gateways if one.endpoint not in self._endpoints]:
+            if gateway.connection is None or not gateway.connection.up:
+                self._gateways.remove(gateway)
+                if gateway.connection is not None:
+                    self._hang_up(gateway.connection)
+
     def _connect(self, now: float) -> None:
+        if self._directory.endpoints is not self._endpoints:
+            self._follow()
         for gateway in self._gateways:
             if gateway.connection is None and now >= gateway.retry_at:
                 socket = make_dealer(self._context, self._keys, self._hello.worker_id)
@@ -284,6 +302,7 @@ class WorkerLink:
         gateway.connection = None
         gateway.retry_at = time.monotonic() + gateway.pause_s * random.uniform(0.8, 1.2)
         gateway.pause_s = min(_LONGEST_PAUSE_S, gateway.pause_s * 2)
+        self._follow()
 
     def _hang_up(self, connection: _Connection) -> None:
         del self._by_number[connection.number]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import zmq
 
-from shared.addresses import parse_endpoint
+from shared.addresses import addresses_of, is_name, parse_endpoint
 from shared.curve import Keys, check_plain, load_keys
 from shared.errors import ConfigError
 from shared.link import drain_monitor, make_dealer, monitor
@@ -60,10 +60,17 @@ def check_gateway(config: Config, endpoint: str) -> Iterator[Finding]:
     """Whether a worker of this configuration gets through to a gateway's link: network, firewall, keys."""
     try:
         host, port = parse_endpoint(endpoint)
+        if is_name(endpoint):
+            for found in addresses_of(endpoint):
+                yield from check_gateway(config, found)
+            return
         check_plain(host, config.link)
         keys = load_keys(config.link, need_server=True)
     except ConfigError as error:
         yield fault(endpoint, str(error), "docs/deployment.md, Two hosts")
+        return
+    except net.gaierror as error:
+        yield fault(endpoint, f"cannot be looked up: {error.strerror}", "is this the name, and DNS reached from here?")
         return
     began = time.monotonic()
     try:
