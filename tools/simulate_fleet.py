@@ -88,13 +88,13 @@ def report(plan: Plan, device: costs.Device, loads: list[Load], outcome: Outcome
         for one in loads
     ]
     lines += ["", f"{'from':>6}{'calls':>9}{'at once':>9}{'places':>9}{'refusals':>10}{'gave up':>9}{'dropped':>9}"
-              f"{'moved':>8}{'p50 ms':>8}{'p95':>7}"]  # fmt: skip
+              f"{'lost':>6}{'moved':>8}{'p50 ms':>8}{'p95':>7}"]  # fmt: skip
     for span in outcome.spans:
         p50, p95 = latency_of(span, loads)
         hour, minute = divmod(round(span.begin / 60), 60)
         lines.append(
             f"{hour % 24:>3}:{minute:02}{span.calls:>9}{span.sessions:>9}{span.places:>9}{span.refusals:>10}"
-            f"{span.gave_up:>9}{span.dropped:>9}{span.moved:>8}{p50:>8.0f}{p95:>7.0f}"
+            f"{span.gave_up:>9}{span.dropped:>9}{span.lost:>6}{span.moved:>8}{p50:>8.0f}{p95:>7.0f}"
         )
     lines += ["", summary(outcome)]
     return "\n".join(lines)
@@ -102,9 +102,11 @@ def report(plan: Plan, device: costs.Device, loads: list[Load], outcome: Outcome
 
 def summary(outcome: Outcome) -> str:
     """What counts, in a few lines."""
-    total = {name: sum(getattr(span, name) for span in outcome.spans) for name in ("calls", "refusals", "gave_up")}
+    total = {
+        name: sum(getattr(span, name) for span in outcome.spans) for name in ("calls", "refusals", "gave_up", "lost")
+    }
     waits = outcome.waits_s
-    waited = f"{len(waits)} sessions waited for a worker"
+    waited = f"{len(waits)} sessions waited for a worker and found one, {total['lost']} did not"
     if waits:
         waited += f", median {np.median(waits):.1f} s, longest {max(waits):.1f} s"
     return (

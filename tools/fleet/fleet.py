@@ -25,7 +25,7 @@ from gateway.errors import SessionError
 from tools.fleet.costs import Device
 from tools.fleet.day import Day
 from tools.fleet.device import Load
-from tools.fleet.parts import GatewayPart, Session, WorkerPart
+from tools.fleet.parts import PATIENCE_S, GatewayPart, Session, WorkerPart
 
 RETRIES = 3
 BROKEN_AFTER_S = 1.5  # three heartbeats: a zone that is gone says nothing
@@ -61,6 +61,7 @@ class Span:
     refusals: int = 0  # knocks without a place
     gave_up: int = 0
     dropped: int = 0  # cut off by their gateway's end
+    lost: int = 0  # ended because no worker was found in time
     moved: int = 0  # opened at another worker
     sessions: int = 0  # at its end
     places: int = 0
@@ -107,7 +108,7 @@ class Fleet:
         plan = self.plan
         self._spans.append(Span(plan.begin))
         self._gateways = [
-            GatewayPart(n, n % plan.zones, plan.max_sessions, lambda: self.now, self._moved)
+            GatewayPart(n, n % plan.zones, plan.max_sessions, lambda: self.now, self._moved, self._waits)
             for n in range(plan.gateways)
         ]
         self._workers = [WorkerPart(n, n % plan.zones, self.device.places, self._chance) for n in range(plan.workers)]
@@ -134,6 +135,20 @@ class Fleet:
 
     def _moved(self) -> None:
         self._spans[-1].moved += 1
+
+    def _waits(self, session: Session) -> None:
+        began = self.now
+
+        def give_up() -> None:
+            if session in session.gateway.waiting and session.waits_since == began:
+                self._spans[-1].lost += 1
+                self._end(session)
+
+        self._at(self.now + PATIENCE_S, give_up)
+
+    def _end(self, session: Session) -> None:
+        session.gateway.sessions.discard(session)
+        session.gateway.pool.leave(session)  # type: ignore[arg-type]
 
     # --- callers
 
@@ -166,8 +181,8 @@ class Fleet:
         def hang_up() -> None:
             if not session.gateway.alive or session.gateway_life != session.gateway.life:
                 return  # it was cut off, and went on elsewhere
-            session.gateway.sessions.discard(session)
-            session.gateway.pool.leave(session)  # type: ignore[arg-type]
+            if session in session.gateway.sessions:
+                self._end(session)
 
         session.ends = ends
         session.gateway.sessions.add(session)

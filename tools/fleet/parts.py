@@ -23,6 +23,7 @@ from shared.messages import (
 )
 from worker.serving.quota import Quotas
 
+PATIENCE_S = 15.0  # gateway.processing_timeout_s
 MODEL, VOICE = "simulated", "one"
 LAYOUT = BlockLayout(block_ms=500, delay_ms=120, rate_out=16_000, prefill_ms=375)
 _VOICES = [VoiceInfo(VOICE, "")]
@@ -62,9 +63,10 @@ class Session:
 
     def orphan(self) -> None:
         self._send = None
+        self.gateway.waiting.add(self)
         if self.waits_since is None:
             self.waits_since = self.gateway.clock()
-        self.gateway.waiting.add(self)
+            self.gateway.on_wait(self)
 
     def close(self) -> None:
         self.gateway.waiting.discard(self)
@@ -80,10 +82,17 @@ class GatewayPart:
     """One gateway process. Needs a running event loop, whose turn never comes."""
 
     def __init__(
-        self, number: int, zone: int, max_sessions: int, clock: Callable[[], float], on_move: Callable[[], None]
+        self,
+        number: int,
+        zone: int,
+        max_sessions: int,
+        clock: Callable[[], float],
+        on_move: Callable[[], None],
+        on_wait: Callable[[Session], None],
     ) -> None:
-        """on_move: told of every session that is opened at another worker."""
-        self.number, self.zone, self.clock, self._on_move = number, zone, clock, on_move
+        """on_move, on_wait: told of every session that is opened at another worker, and of each that finds none."""
+        self.number, self.zone, self.clock = number, zone, clock
+        self._on_move, self.on_wait = on_move, on_wait
         self.waited_s: list[float] = []
         self.life = 0
         self.restart(max_sessions)
@@ -100,7 +109,7 @@ class GatewayPart:
             cast(Metrics, _Unmetered()),
             default_model=MODEL,
             max_sessions=max_sessions,
-            processing_timeout_s=15.0,
+            processing_timeout_s=PATIENCE_S,
             clock=self.clock,
         )
 
