@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-monitoring lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker test-helm test-monitoring lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -27,6 +27,11 @@ test-monitoring: venv
 		fi; \
 	fi
 	TEST_MONITORING=1 $(BIN)/python -m pytest -n0 -rs tests/gateway/test_monitoring.py
+
+# The Helm chart, rendered by Helm's own library and held against Kubernetes' schemas (350 MB of both, installed here).
+test-helm: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[helm]'
+	HELM_TESTS=1 $(BIN)/python -m pytest tests/deploy
 
 # Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
 test-web: venv
