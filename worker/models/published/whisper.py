@@ -18,7 +18,6 @@ from worker.models.published.mel import hann, mel_filters
 from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
 RATE = 16_000
-WINDOW_SAMPLES = 30 * RATE
 N_FFT = 400
 HOP = 160
 MEL_BINS = 80
@@ -32,28 +31,35 @@ class WhisperConfig:
     heads: int = 12
     inner: int = 3072
     depth: int = 12
+    positions: int = POSITIONS  # of 20 ms: what it always hears; fewer only in tests
+
+    @property
+    def samples(self) -> int:
+        return self.positions * SAMPLES_A_FRAME
 
 
 class WhisperMel(nn.Module):
-    """Base-10 log-mel power of thirty seconds, within 80 dB of its loudest point, scaled to about [-1, 1]."""
+    """Base-10 log-mel power of all that the encoder hears, thirty seconds, within 80 dB of its loudest point, scaled
+    to about [-1, 1]."""
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int = POSITIONS * SAMPLES_A_FRAME) -> None:
         super().__init__()
+        self.samples = samples
         self.register_buffer("window", hann(N_FFT), persistent=False)
         self.register_buffer("filters", mel_filters(RATE, N_FFT, MEL_BINS, 0.0, 8000.0), persistent=False)
 
     def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
-        """wave: ``[B, n]`` at 16 kHz in [-1, 1], at most 30 s. lens: int64 ``[B]``, valid samples (None: all). Returns
-        float32 ``[B, 80, 3000]``. Raises ``ValueError`` if it is longer than 30 s."""
+        """wave: ``[B, n]`` at 16 kHz in [-1, 1], at most ``samples``. lens: int64 ``[B]``, valid samples (None: all).
+        Returns float32 ``[B, 80, samples // 160]``. Raises ``ValueError`` if it is longer."""
         samples = wave.shape[-1]
-        if samples > WINDOW_SAMPLES:
-            raise ValueError(f"Whisper hears 30 s at a time, got {samples / RATE:.2f} s")
+        if samples > self.samples:
+            raise ValueError(f"Whisper hears {self.samples / RATE:g} s at a time, got {samples / RATE:.2f} s")
         if lens is not None:
             wave = wave * (torch.arange(samples, device=wave.device) < lens[:, None])
-        wave = F.pad(wave.float(), (0, WINDOW_SAMPLES - samples))
+        wave = F.pad(wave.float(), (0, self.samples - samples))
         spectrum = torch.stft(wave, N_FFT, HOP, window=self.window, center=True, return_complex=True)[..., :-1]
         log_mel = (self.filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
         log_mel = log_mel.maximum(log_mel.amax(dim=(1, 2), keepdim=True) - 8.0)
@@ -64,9 +70,10 @@ class WhisperEncoder(nn.Module):
     def __init__(self, config: WhisperConfig | None = None) -> None:
         super().__init__()
         config = config or WhisperConfig()
+        self.samples = config.samples
         self.conv1 = nn.Conv1d(MEL_BINS, config.width, 3, padding=1)
         self.conv2 = nn.Conv1d(config.width, config.width, 3, 2, padding=1)
-        self.embed_positions = nn.Embedding(POSITIONS, config.width)
+        self.embed_positions = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(
             EncoderLayer(config.width, config.heads, config.inner, key_bias=False) for _ in range(config.depth)
         )
@@ -90,7 +97,7 @@ class WhisperFeatures(ContentFeatures):
     def __init__(self, encoder: WhisperEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.mel = WhisperMel()
+        self.mel = WhisperMel(encoder.samples)
 
     def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
         out: Tensor = self.encoder(self.mel(wave, lens), wave.shape[-1])
