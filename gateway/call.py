@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
+from gateway.audio.opus import OPUS
 from gateway.audio.table import find_codec
 from gateway.auth.door import Door
 from gateway.auth.guard import guard
@@ -21,7 +22,7 @@ from gateway.events import AnswerSent, SessionObserver
 from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.pool import Pool, Reservation
-from gateway.recording.recorder import CallInfo
+from gateway.recording.folder import CallInfo
 from gateway.recording.traces import Traces
 from gateway.request import SessionRequest
 from gateway.session import Session
@@ -188,6 +189,8 @@ class Call:
             layout.block_ms,
             layout.rate_out,
             asked,
+            opus_in=request.audio_in.encoding == OPUS.name,
+            opus_out=request.audio_out.encoding == OPUS.name,
         )
         return self._context.traces.follow(info, principal.record, self._log)
 

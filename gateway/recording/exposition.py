@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.recording.recorder import Backlog
+from gateway.recording.folder import Backlog
 
 
 class RecorderFigures(Collector):

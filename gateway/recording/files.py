@@ -11,6 +11,7 @@ from gateway.recording.vault import Encryptor, MasterKey, Vault, decrypt, key_id
 
 SEALED = ".enc"
 INPUT, OUTPUT, TIMELINE, CHUNKS, ABOUT = "input.flac", "output.flac", "timeline.jsonl", "chunks.jsonl", "session.json"
+INPUT_OPUS, OUTPUT_OPUS = "input.opus", "output.opus"  # in place of FLAC, of callers who send and hear Opus
 
 
 class RecordingFile(Protocol):

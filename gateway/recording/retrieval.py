@@ -17,11 +17,14 @@ from gateway.recording.index import Entry, Index
 from gateway.recording.vault import Vault
 
 PARTS = {
-    "input": (files.INPUT,),
-    "output": (files.OUTPUT,),
+    "input": (files.INPUT, files.INPUT_OPUS),
+    "output": (files.OUTPUT, files.OUTPUT_OPUS),
     "timeline": (files.TIMELINE,),
     "stats": (files.ABOUT, files.CHUNKS),
-    "all": (files.ABOUT, files.INPUT, files.OUTPUT, files.TIMELINE, files.CHUNKS),
+    "all": (
+        *(files.ABOUT, files.INPUT, files.INPUT_OPUS, files.OUTPUT, files.OUTPUT_OPUS),
+        *(files.TIMELINE, files.CHUNKS),
+    ),
 }
 FORMATS = ("zip", "base64", "wav")
 
@@ -51,10 +54,10 @@ def as_json(entry: Entry, loaded: dict[str, bytes]) -> bytes:
     return json.dumps({**about, "files": encoded}).encode()
 
 
-def as_wav(flac: bytes) -> bytes:
+def as_wav(sound: bytes) -> bytes:
     """Raises `ValueError` where there is no sound in it."""
     try:
-        samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+        samples, rate = soundfile.read(io.BytesIO(sound), dtype="int16")
     except (soundfile.SoundFileError, RuntimeError):
         raise ValueError("no sound was recorded") from None
     buffer = io.BytesIO()

@@ -12,7 +12,8 @@ from loguru import logger
 
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded, SessionObserver
 from gateway.recording.figures import CallFigures
-from gateway.recording.recorder import CallInfo, Recorder
+from gateway.recording.folder import CallInfo
+from gateway.recording.recorder import Recorder
 from gateway.recording.report import Call, report
 from gateway.slowness import SlowIntervals
 

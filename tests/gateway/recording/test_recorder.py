@@ -13,18 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import opuslib
 import pytest
 import soundfile
 
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded
 from gateway.recording import files, retrieval
 from gateway.recording.figures import CallFigures
+from gateway.recording.folder import CallInfo
 from gateway.recording.index import Entry
-from gateway.recording.recorder import CallInfo, Recorder, Recording
+from gateway.recording.ogg import PRE_SKIP
+from gateway.recording.recorder import Recorder, Recording
 from gateway.recording.vault import Vault
 from gateway.stream import Answer
 from shared.messages import ChunkStats
@@ -172,6 +176,32 @@ def test_what_a_slow_disk_leaves_no_room_for_is_dropped_counted_and_silent(tmp_p
         np.testing.assert_array_equal(got[-1600:], sign * sound(20))
         assert not got[-3200:-1600].any()
     assert json.loads(loaded["session.json"])["dropped_ms"] > 0
+    recorder.stop()
+
+
+def test_opus_that_found_no_room_keeps_its_time(tmp_path: Path) -> None:
+    recorder = recorder_in(tmp_path, max_backlog_bytes=3000)
+    opus = replace(info(), opus_in=True, opus_out=True)
+    encoder = opuslib.Encoder(16_000, 1, opuslib.APPLICATION_VOIP)
+    figures = CallFigures(BLOCK_MS)
+    recording = recorder.observe(opus, figures)
+    for seq in range(21):
+        if seq == 20:
+            recorder.start()  # it did not run before: most found no room
+            settle(recorder)
+        packets = [encoder.encode(frame.tobytes(), 320) for frame in sound(seq).reshape(-1, 320)]
+        for packet in packets:
+            recording.on_payload(PayloadReceived(seq / 10, packet, 20.0))
+        recording.on_block(BlockSubmitted(seq / 10, seq, sound(seq)))
+        recording.on_answer(AnswerSent(seq / 10, Answer(seq, sound(seq), STATS, seq / 10), sound(seq), packets))
+    end(recording, figures)
+    settle(recorder)
+    entry = recorder.index.find("a call", "alice", None)
+    assert entry is not None
+    loaded = everything(recorder, entry)
+    assert recorder.backlog.dropped_bytes > 0
+    for name in ("input.opus", "output.opus"):
+        assert len(soundfile.read(io.BytesIO(loaded[name]))[0]) == 100_800 - PRE_SKIP
     recorder.stop()
 
 

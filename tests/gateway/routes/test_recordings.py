@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import numpy as np
+import opuslib
 import pytest
 import soundfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from gateway.auth.keys import add_key
+from gateway.recording.ogg import PRE_SKIP
 from gateway.recording.vault import Vault, decrypt_with_private
 
 from ..conftest import KEY, Service, hear
@@ -196,3 +199,37 @@ async def test_beyond_loopback_the_report_is_for_administrators(service: Service
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with service.http.get(url, headers=headers) as response:
             assert response.status == status
+
+
+async def test_opus_is_kept_as_it_was_sent_and_heard(service: Service) -> None:
+    """Packets are not encoded anew: those of the file are those of the call, lost ones keep their time."""
+    await service.worker()
+    encoder = opuslib.Encoder(16_000, 1, opuslib.APPLICATION_VOIP)
+    sent = [encoder.encode(frame.tobytes(), 320) for frame in noise(1000).reshape(-1, 320)]
+    for session_id, encoding_out in (("both", "OPUS"), ("one", "PCM")):
+        socket = await service.call(session_id=session_id, encoding="OPUS", encoding_out=encoding_out)
+        for packet in sent:
+            await socket.send_bytes(packet)
+        await socket.send_json({"type": "lost", "count": 5})
+        await socket.send_json({"type": "end"})
+        heard = [message.data async for message in socket if message.type == aiohttp.WSMsgType.BINARY]
+        await settled(service, session_id)
+        status, body = await get(service, session_id)
+        archive = zipfile.ZipFile(io.BytesIO(body))
+        kept = archive.read("input.opus")
+        assert all(packet in kept for packet in sent)
+        assert len(soundfile.read(io.BytesIO(kept))[0]) == 52_800 - PRE_SKIP
+        if encoding_out == "OPUS":
+            out = archive.read("output.opus")
+            assert all(packet in out for packet in heard)
+            assert "output.flac" not in archive.namelist()
+        else:
+            assert "output.flac" in archive.namelist()
+        status, wav = await get(service, session_id, part="input", format="wav")
+        assert (status, soundfile.info(io.BytesIO(wav)).samplerate) == (200, 48_000)
+
+
+async def settled(service: Service, session_id: str) -> None:
+    """Until the call is over, and written."""
+    index = service.gateway.recorder.index
+    await service.until(lambda: (entry := index.find(session_id, None, None)) is not None and bool(entry.outcome))

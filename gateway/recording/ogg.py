@@ -1,0 +1,104 @@
+"""Ogg/Opus (RFC 7845) for files that only grow: packets as a caller sent or heard them, none encoded anew.
+
+A packet that did not arrive becomes one without content, for which a decoder makes up: time stays right. A file whose
+end nobody wrote is played up to its last page.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+from gateway.audio.codec import CodecError
+from gateway.audio.opus import packet_ms
+from gateway.recording.flac import Sink
+
+Packet = tuple[bytes | None, float | None]  # and its duration in ms, where it is known or cannot be read from it
+
+PRE_SKIP = 312  # samples at 48 kHz that libopus's encoder is late by; a player leaves them out
+_CLOCK = 48  # samples a ms, of an Ogg/Opus file's positions whatever the rate
+_BEGIN, _END = 2, 4  # flags of a page
+_MOST_SEGMENTS = 255  # of a page
+_LONGEST_MS = 20  # of a packet that stands in for what is missing
+_VENDOR = b"fast-vc"
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_STAND_IN = bytes([31 << 3])  # CELT, 20 ms, without content
+
+
+class OggOpusWriter:
+    """Packets in, pages out, with every call. One thread at a time."""
+
+    def __init__(self, sink: Sink, serial: int = 1) -> None:
+        self._sink, self._serial = sink, serial
+        self._pages = 0
+        self._position = 0  # samples at 48 kHz
+        self._open = False
+        self._held: list[bytes] = []  # the latest packet: the last of a file must lie in its last page
+
+    def write(self, packets: Sequence[Packet]) -> None:
+        """Raises `OSError` as the sink does."""
+        whole = self._held + [made for packet, ms in packets for made in self._filled(packet, ms)]
+        if not self._open and whole:
+            self._begin(whole[0])
+        whole, self._held = whole[:-1], whole[-1:]
+        page: list[bytes] = []
+        segments = 0
+        for packet in whole:
+            needed = len(packet) // 255 + 1
+            if segments + needed > _MOST_SEGMENTS:
+                self._page(page)
+                page, segments = [], 0
+            page.append(packet)
+            segments += needed
+        if page:
+            self._page(page)
+
+    def close(self) -> None:
+        if self._open:
+            self._page(self._held, flags=_END)
+
+    def _filled(self, packet: bytes | None, ms: float | None) -> list[bytes]:
+        """The packet, or such without content that last as long."""
+        if packet:
+            try:
+                packet_ms(packet)
+            except CodecError:
+                packet = None  # damaged: its content is not to be believed
+            else:
+                return [packet]
+        return [_STAND_IN] * max(1, round((ms or _LONGEST_MS) / _LONGEST_MS))
+
+    def _begin(self, first: bytes) -> None:
+        channels = 2 if first[0] & 4 else 1
+        self._open = True
+        head = struct.pack("<8sBBHIhB", b"OpusHead", 1, channels, PRE_SKIP, 48_000, 0, 0)
+        self._page([head], flags=_BEGIN, counted=False)
+        tags = struct.pack("<8sI", b"OpusTags", len(_VENDOR)) + _VENDOR + struct.pack("<I", 0)
+        self._page([tags], counted=False)
+
+    def _page(self, packets: Sequence[bytes], *, flags: int = 0, counted: bool = True) -> None:
+        if counted:
+            self._position += round(sum(packet_ms(packet) for packet in packets) * _CLOCK)
+        lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255]) for packet in packets)
+        head = struct.pack("<4sBBqIII", b"OggS", 0, flags, self._position, self._serial, self._pages, 0)
+        page = bytearray(head + bytes([len(lacing)]) + lacing + b"".join(packets))
+        page[22:26] = struct.pack("<I", _crc(page))
+        self._pages += 1
+        self._sink.append(bytes(page))
+
+
+def duration_ms(packet: bytes | None, ms: float | None) -> float:
+    """Of one packet."""
+    if ms is not None:
+        return ms
+    try:
+        return packet_ms(packet or b"")
+    except CodecError:
+        return _LONGEST_MS
+
+
+def _crc(page: bytes | bytearray) -> int:
+    """Ogg's CRC has zlib's polynomial, counts bits from the other end and neither begins nor ends with ones."""
+    value = zlib.crc32(bytes(page).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(value.to_bytes(4, "little").translate(_REVERSED), "big")
