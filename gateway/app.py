@@ -118,7 +118,7 @@ class Gateway:
         max_upload_bytes = int(kept.max_upload_mb * 1e6)
         app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes).routes())
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
-        app.add_routes(recording_routes(self.door, self.recorder, is_private=gateway.is_private))
+        app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
         app.add_routes(page_routes(self.config.auth, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -1,132 +1,130 @@
-"""What a call left, for who made it or an administrator: to have it, or to have it removed."""
+"""What a call left, over HTTP or a WebSocket: for who made it or an administrator to have, or to have removed."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import datetime
-import sqlite3
+import json
+from typing import Any
 
-from aiohttp import web
-from loguru import logger
+from aiohttp import WSMsgType, web
 
 from gateway.auth.door import Door
-from gateway.auth.principal import ADMIN, Principal
-from gateway.auth.requests import failure, principal_of
-from gateway.recording.index import Entry
+from gateway.auth.principal import CredentialError, Principal
+from gateway.auth.requests import address_of, credential_of, failure, principal_of
+from gateway.errors import ErrorCode
+from gateway.origins import Origins
+from gateway.protocols.reading import read_object
+from gateway.recording.desk import Desk, DeskRefusal, Wish
 from gateway.recording.recorder import Recorder
-from gateway.recording.retrieval import FORMATS, PARTS, as_json, as_wav, as_zip, load
-from gateway.recording.vault import VaultError, encrypt_to
-from shared.errors import ConfigError
-from shared.log import for_session
 
 ENCRYPT_TO = "X-Encrypt-To"  # an X25519 public key, 32 bytes in base64
-_MAX_ID_CHARS = 200
-_TYPES = {"zip": "application/zip", "base64": "application/json", "wav": "audio/wav"}
+_IDLE_S = 30.0
+_MAX_QUESTION_BYTES = 16_384
+_PIECE_BYTES = 1 << 18
+_MAX_QUESTIONS = 100  # of one connection
+_POLICY = 1008
 
 
-def recording_routes(door: Door, recorder: Recorder, *, is_private: bool) -> list[web.RouteDef]:
+def recording_routes(door: Door, recorder: Recorder, origins: Origins, *, is_private: bool) -> list[web.RouteDef]:
     """is_private: only this machine reaches the gateway; elsewhere nobody is served without a credential."""
+    desk = Desk(recorder, opened_to_anybody=door.is_open and not is_private)
+
+    async def asked(request: web.Request) -> tuple[Principal, Wish]:
+        desk.check_open()
+        principal = await principal_of(request, door)
+        key = request.headers.get(ENCRYPT_TO)
+        wish = Wish.read(request.match_info["id"], request.query, encrypt_to=key, key_name=ENCRYPT_TO)
+        return principal, wish
 
     async def get(request: web.Request) -> web.Response:
-        principal = await _who(request, door, is_private)
-        part = _choice(request, "part", tuple(PARTS), "all")
-        form = _choice(request, "format", FORMATS, "zip")
-        if form == "wav" and part not in ("input", "output"):
-            raise failure(400, "INVALID_CONFIG", "format: wav is for part=input or part=output", field="format")
-        public = _public_key(request)
-        entry = await _find(request, recorder, principal)
         try:
-            body = await asyncio.to_thread(_body, recorder, entry, part, form, public)
-        except VaultError as error:
-            raise failure(400, "INVALID_CONFIG", f"{ENCRYPT_TO}: {error}", field=ENCRYPT_TO) from None
-        except ValueError:
-            raise _nothing() from None
-        for_session(entry.session_id).info("recording: {} was given to {}", part, principal.name)
-        kind = "application/octet-stream" if public is not None else _TYPES[form]
+            principal, wish = await asked(request)
+            body = await desk.get(principal, wish)
+        except DeskRefusal as error:
+            raise _failure(error) from None
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=body, content_type=kind, headers=headers)
+        return web.Response(body=body, content_type=wish.content_type, headers=headers)
 
     async def delete(request: web.Request) -> web.Response:
-        principal = await _who(request, door, is_private)
-        entry = await _find(request, recorder, principal)
-        if entry.outcome is None:
-            raise failure(409, "INVALID_CONFIG", "the call is still on")
         try:
-            await asyncio.to_thread(recorder.index.remove, entry)
-        except (OSError, sqlite3.Error) as error:
-            for_session(entry.session_id).error("the recording cannot be removed: {}", error)
-            raise failure(503, "INTERNAL_ERROR", "the recording cannot be removed; see the gateway's log") from None
-        for_session(entry.session_id).info("recording: removed for {}", principal.name)
+            await desk.delete(*await asked(request))
+        except DeskRefusal as error:
+            raise _failure(error) from None
         return web.Response(status=204)
 
+    async def converse(request: web.Request) -> web.WebSocketResponse:
+        if request.body_exists:
+            raise failure(400, "INVALID_CONFIG", "an upgrade has no body")
+        if not origins.admit(request):
+            raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not ask here (gateway.allowed_origins)")
+        principal = await principal_of(request, door) if credential_of(request) else None
+        socket = web.WebSocketResponse(max_msg_size=_MAX_QUESTION_BYTES, compress=False, heartbeat=15.0)
+        await socket.prepare(request)
+        for _ in range(_MAX_QUESTIONS):
+            try:
+                message = await socket.receive(timeout=_IDLE_S)
+            except TimeoutError:
+                break
+            if message.type is not WSMsgType.TEXT:
+                break
+            try:
+                await _Question(message.data, door, desk, principal, address_of(request)).answer(socket)
+            except CredentialError as error:
+                await socket.send_json(_error("AUTH_FAILED", str(error), "api_key"))
+                await socket.close(code=_POLICY)
+            except DeskRefusal as error:
+                await socket.send_json(_error(error.code, str(error), error.field))
+        await socket.close()
+        return socket
+
     path = "/tools/session/{id}"
-    return [web.get(path, get), web.delete(path, delete)]
+    return [web.get("/tools/session", converse), web.get(path, get), web.delete(path, delete)]
 
 
-async def _who(request: web.Request, door: Door, is_private: bool) -> Principal:
-    if door.is_open and not is_private:
-        raise failure(403, "AUTH_FAILED", "recordings are given to known principals alone (auth.mode)")
-    return await principal_of(request, door)
+class _Question:
+    """One text message: ``{"type": "get" | "delete", "session_id", "api_key"?, "date"?, "part"?, "format"?,
+    "encrypt_to"?}``."""
+
+    def __init__(self, text: str, door: Door, desk: Desk, principal: Principal | None, address: str) -> None:
+        """principal: whose credential came with the connection."""
+        self._given = read_object(text)
+        self._door, self._desk, self._principal, self._address = door, desk, principal, address
+
+    async def answer(self, socket: web.WebSocketResponse) -> None:
+        """Raises `CredentialError` and `DeskRefusal`."""
+        kind = self._given.get("type")
+        if kind not in ("get", "delete"):
+            raise DeskRefusal(400, "INVALID_CONFIG", "type: must be get or delete", "type")
+        self._desk.check_open()
+        principal = self._principal
+        if principal is None:
+            principal = await self._door.identify(self._text("api_key") or self._text("token") or "", self._address)
+        named = {name: text for name in ("date", "part", "format") if (text := self._text(name)) is not None}
+        session_id, key = self._text("session_id") or "", self._text("encrypt_to")
+        wish = Wish.read(session_id, named, encrypt_to=key, key_name="encrypt_to")
+        if kind == "delete":
+            await self._desk.delete(principal, wish)
+            await socket.send_json({"type": "deleted", "session_id": session_id})
+            return
+        body = await self._desk.get(principal, wish)
+        said = {"type": "recording", "session_id": session_id, "part": wish.part}
+        if wish.content_type == "application/json":
+            await socket.send_str(json.dumps({**said, "content": json.loads(body)}))
+            return
+        await socket.send_json({**said, "content_type": wish.content_type, "bytes": len(body)})
+        for start in range(0, len(body), _PIECE_BYTES):
+            await socket.send_bytes(body[start : start + _PIECE_BYTES])
+
+    def _text(self, name: str) -> str | None:
+        value = self._given.get(name)
+        if value is not None and not isinstance(value, str):
+            raise DeskRefusal(400, "INVALID_CONFIG", f"{name}: must be text", name)
+        return value
 
 
-async def _find(request: web.Request, recorder: Recorder, principal: Principal) -> Entry:
-    """The recording. Unknown, foreign and impossible ids look the same. Raises `web.HTTPException`."""
-    session_id, date = request.match_info["id"], request.query.get("date")
-    if date is not None:
-        try:
-            date = datetime.date.fromisoformat(date).isoformat()
-        except ValueError:
-            raise failure(400, "INVALID_CONFIG", "date: write YYYY-MM-DD (UTC)", field="date") from None
-    if not 0 < len(session_id) <= _MAX_ID_CHARS:
-        raise _nothing()
-    owner = None if principal.may(ADMIN) else principal.name
-    try:
-        entry = await asyncio.to_thread(recorder.index.find, session_id, owner, date)
-    except (OSError, sqlite3.Error) as error:
-        logger.error("the index of recordings cannot be read: {}", error)
-        raise failure(503, "INTERNAL_ERROR", "recordings cannot be read; see the gateway's log") from None
-    if entry is None:
-        raise _nothing()
-    return entry
+def _failure(error: DeskRefusal) -> web.HTTPException:
+    return failure(error.status, error.code, str(error), field=error.field)
 
 
-def _body(recorder: Recorder, entry: Entry, part: str, form: str, public: bytes | None) -> bytes:
-    """Raises `ValueError` where there is nothing of `part`, `VaultError` for a public key that is none."""
-    try:
-        loaded = load(recorder.index, recorder.vault, entry, part)
-    except (OSError, ConfigError, VaultError) as error:
-        for_session(entry.session_id).error("the recording cannot be read: {}", error)
-        raise ValueError("cannot be read") from None
-    if not loaded:
-        raise ValueError("nothing")
-    match form:
-        case "zip":
-            body = as_zip(loaded)
-        case "wav":
-            body = as_wav(next(iter(loaded.values())))
-        case _:
-            body = as_json(entry, loaded)
-    return body if public is None else encrypt_to(public, body)
-
-
-def _choice(request: web.Request, name: str, allowed: tuple[str, ...], default: str) -> str:
-    given = request.query.get(name, default)
-    if given not in allowed:
-        raise failure(400, "INVALID_CONFIG", f"{name}: one of {', '.join(allowed)}", field=name)
-    return given
-
-
-def _public_key(request: web.Request) -> bytes | None:
-    given = request.headers.get(ENCRYPT_TO)
-    if given is None:
-        return None
-    try:
-        return base64.b64decode(given, validate=True)
-    except (binascii.Error, ValueError):
-        raise failure(400, "INVALID_CONFIG", f"{ENCRYPT_TO}: must be base64", field=ENCRYPT_TO) from None
-
-
-def _nothing() -> web.HTTPException:
-    return failure(404, "INVALID_CONFIG", "no recording of yours has this id")
+def _error(code: ErrorCode, message: str, field: str | None) -> dict[str, Any]:
+    details = {"details": {"fields": [field]}} if field else {}
+    return {"type": "error", "error_code": code, "message": message, **details}

@@ -233,3 +233,62 @@ async def settled(service: Service, session_id: str) -> None:
     """Until the call is over, and written."""
     index = service.gateway.recorder.index
     await service.until(lambda: (entry := index.find(session_id, None, None)) is not None and bool(entry.outcome))
+
+
+async def test_where_the_time_of_a_call_went(service: Service) -> None:
+    await service.worker()
+    await talk(service, "a")
+    status, body = await get(service, "a", part="analysis")
+    said = json.loads(body)
+    assert (status, said["session_id"], said["outcome"], said["chunks"]) == (200, "a", "complete", 8)
+    assert set(said["shares"]) == {"queue", "echo", "rest"}
+    assert said["caller"]["sound_ms"] == 700
+
+
+async def test_the_same_over_a_websocket(service: Service) -> None:
+    await service.worker()
+    await talk(service, "a")
+    alice = make_key(service, "alice")
+    private = X25519PrivateKey.generate()
+    public = base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    async with service.http.ws_connect(service.url + "/tools/session") as socket:
+
+        async def ask(**question: Any) -> Any:
+            await socket.send_json({"type": "get", "session_id": "a", "api_key": KEY, **question})
+            return await socket.receive_json(timeout=5)
+
+        said = await ask(part="stats", format="base64")
+        assert set(said["content"]["files"]) == {"session.json", "chunks.jsonl"}
+        assert (await ask(part="analysis"))["content"]["chunks"] == 8
+        said = await ask()
+        body = b""
+        while len(body) < said["bytes"]:
+            body += await socket.receive_bytes(timeout=5)
+        assert set(zipfile.ZipFile(io.BytesIO(body)).namelist()) >= {"input.flac", "session.json"}
+        said = await ask(part="output", format="wav", encrypt_to=public)
+        sealed = await socket.receive_bytes(timeout=5)
+        assert decrypt_with_private(private.private_bytes_raw(), sealed).startswith(b"RIFF")
+        for question, field in (
+            ({"part": "everything"}, "part"),
+            ({"type": "put"}, "type"),
+            ({"date": 7}, "date"),
+            ({"encrypt_to": "AAAA"}, "encrypt_to"),
+        ):
+            said = await ask(**question)
+            assert (said["type"], said["details"]["fields"]) == ("error", [field])
+        assert await ask(api_key=alice) == await ask(session_id="nobody's") == await ask(session_id="x" * 300)
+        assert (await ask(type="delete"))["type"] == "deleted"
+        assert (await ask())["error_code"] == "INVALID_CONFIG"
+        assert (await ask(api_key="a-wrong-key"))["error_code"] == "AUTH_FAILED"
+        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert socket.close_code == 1008
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await service.http.ws_connect(service.url + "/tools/session", headers={"Authorization": "Bearer wrong"})
+    assert refused.value.status == 401
+
+
+async def test_a_question_has_a_size(service: Service) -> None:
+    """Longer, it is not read."""
+    async with service.http.ws_connect(service.url + "/tools/session") as socket:
+        await socket.send_str('{"session_id": "' + "x" * 20_000)
+        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
