@@ -15,6 +15,7 @@ from aiohttp import web
 from loguru import logger
 
 from gateway.auth.door import Door
+from gateway.auth.passes import Passes, shared_secret
 from gateway.auth.requests import address_middleware
 from gateway.calls import Calls
 from gateway.lag import watch_lag
@@ -69,6 +70,7 @@ class Gateway:
             self.config.auth,
             is_private=gateway.is_private,
             on_denied=lambda reason: self.metrics.denied.labels(reason).inc(),
+            passes=Passes(shared_secret(self.config.serve.state_dir)),
         )
         self.recorder = Recorder(
             recording.dir,
@@ -120,7 +122,7 @@ class Gateway:
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
-        app.add_routes(page_routes(self.config.auth, is_private=gateway.is_private))
+        app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:

@@ -16,7 +16,7 @@ from gateway.errors import SessionError, bad_field
 from gateway.handover import Handovers
 from gateway.metrics import Metrics
 from gateway.stream import Stream, StreamSpec
-from gateway.workers import WorkerRecord, least_loaded
+from gateway.workers import WorkerRecord, common_bounds, least_loaded
 from shared.messages import (
     Audio,
     Failed,
@@ -302,7 +302,8 @@ class Pool:
                 "block_ms": workers[0].hello.block_ms,
                 "delay_ms": workers[0].hello.delay_ms,
                 "sample_rate_out": workers[0].hello.sample_rate_out,
-                "reference_ms": workers[0].hello.reference_ms,
+                "reference_ms": max(worker.hello.reference_ms for worker in workers),
+                "options": common_bounds(workers),
             }
             for name, workers in sorted(known.items(), key=lambda item: (item[0] != self.default_model, item[0]))
         ]

@@ -68,6 +68,17 @@ class WorkerRecord:
         )
 
 
+def common_bounds(workers: list[WorkerRecord]) -> dict[str, list[float]]:
+    """Options of a session that all of them take: lowest and highest value."""
+    known = set.intersection(*(set(worker.hello.options) for worker in workers))
+    bounds = [worker.hello.options for worker in workers]
+    return {
+        name: [max(one[name][0] for one in bounds), min(one[name][1] for one in bounds)]
+        for name in workers[0].hello.options
+        if name in known
+    }
+
+
 def least_loaded(workers: list[WorkerRecord]) -> WorkerRecord:
     free = [worker for worker in workers if worker.free > 0]
     if not free:

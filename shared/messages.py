@@ -32,6 +32,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Rate = Annotated[int, Field(strict=True, ge=8000, le=48_000)]
 Samples = Annotated[bytes, Field(strict=True, max_length=MAX_BLOCK_BYTES)]
+Bounds = Annotated[list[Number], Field(strict=True, min_length=2, max_length=2)]  # lowest and highest
 
 _closed = with_config({"extra": "forbid"})  # an unknown field is refused
 
@@ -76,6 +77,9 @@ class Hello:
     reference_ms: Annotated[int, Field(strict=True, ge=0, le=60_000)] = (
         0  # that it uses of a caller's own; 0: takes none
     )
+    options: Annotated[dict[Identifier, Bounds], Field(strict=True, max_length=16)] = field(
+        default_factory=dict
+    )  # of `Open` that its model knows
     kind: Literal["hello"] = "hello"
 
 

@@ -46,19 +46,24 @@ class OptionLimits:
     max_intelligibility: float = 0.0
     max_similarity: float = 0.0
 
-    def check(self, options: Mapping[str, float]) -> SessionOptions:
-        """Typed options. Raises ``ValueError`` naming what is unknown or out of its limits."""
-        bounds = {
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """What the model can do: option -> lowest and highest value."""
+        every = {
             "steps": (1.0, float(self.max_steps)),
             "guidance": (0.0, self.max_guidance),
             "f0_shift": (-self.max_f0_shift, self.max_f0_shift),
             "intelligibility": (0.0, self.max_intelligibility),
             "similarity": (0.0, self.max_similarity),
         }
-        possible = [name for name, (_, high) in bounds.items() if high > 0]
+        return {name: (low, high) for name, (low, high) in every.items() if high > 0}
+
+    def check(self, options: Mapping[str, float]) -> SessionOptions:
+        """Typed options. Raises ``ValueError`` naming what is unknown or out of its limits."""
+        bounds = self.bounds
         for name, value in options.items():
-            if name not in possible:
-                raise ValueError(f"options.{name}: this model knows {', '.join(possible) or 'no options'}")
+            if name not in bounds:
+                raise ValueError(f"options.{name}: this model knows {', '.join(bounds) or 'no options'}")
             low, high = bounds[name]
             if not low <= value <= high:
                 raise ValueError(f"options.{name} must be within {low:g} and {high:g}, got {value:g}")

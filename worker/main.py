@@ -107,6 +107,7 @@ class Worker:
             voices=[VoiceInfo(name, description) for name, description in engine.voices.items()],
             capacity=capacity,
             reference_ms=round(1000 * engine.guest_prompt_s),
+            options={name: [low, high] for name, (low, high) in engine.limits.bounds.items()},
         )
 
     def _write_state(self) -> None:

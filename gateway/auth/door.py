@@ -10,6 +10,7 @@ from typing import Literal
 from gateway.auth.guessing import Guessing, SlowDown
 from gateway.auth.keys import KeyFile, StaticKeys, looks_like_key
 from gateway.auth.ledger import Ledger, LimitReached, Ticket
+from gateway.auth.passes import Passes, looks_like_pass
 from gateway.auth.principal import ANYBODY, CALL, CredentialError, Principal
 from gateway.auth.tokens import TokenSettings, TokenVerifier
 from shared.settings import DEMO_KEY, AuthConfig
@@ -31,16 +32,22 @@ class Door:
     """Lives on one event loop."""
 
     def __init__(
-        self, config: AuthConfig, *, is_private: bool, on_denied: Callable[[str], None] = lambda reason: None
+        self,
+        config: AuthConfig,
+        *,
+        is_private: bool,
+        on_denied: Callable[[str], None] = lambda reason: None,
+        passes: Passes | None = None,
     ) -> None:
         """`is_private`: only this machine reaches the gateway. `on_denied` is told of every credential that is refused:
-        "missing", "slowed" or "wrong", or lets nobody in here ("scope"). Raises `ConfigError` where a key file cannot
-        be used."""
+        "missing", "slowed" or "wrong", or lets nobody in here ("scope"). `passes` stand for the demo key, where that
+        is taken. Raises `ConfigError` where a key file cannot be used."""
         self._on_denied = on_denied
         self.is_open = config.is_open  # nobody is asked for a credential
         listed = [key for key in config.api_keys if key != DEMO_KEY or is_private]
         self.ledger = Ledger()
         self._static = StaticKeys(listed, config.api_keys_scopes) if config.takes_keys else None
+        self._passes = passes if config.takes_keys and DEMO_KEY in listed else None
         self._keys = KeyFile(config.keys_file) if config.takes_keys else None
         settings = TokenSettings(config.jwt_secret_file, config.jwks_file, config.jwt_audience, config.jwt_issuer)
         self._tokens = TokenVerifier(settings) if config.takes_tokens else None
@@ -67,6 +74,10 @@ class Door:
         self._guessing.succeeded(address, credential)
         return principal
 
+    def issue_pass(self) -> str | None:
+        """A token of minutes that lets in as the demo key does; None where that is not taken."""
+        return None if self._passes is None else self._passes.issue()
+
     def enter(self, principal: Principal) -> Ticket:
         """A call of `principal` begins. Raises `CredentialError` (it may not call), `LimitReached`."""
         if not principal.may(CALL):
@@ -92,6 +103,9 @@ class Door:
                 source.refresh()
 
     def _verify(self, credential: str) -> Principal:
+        if self._passes is not None and self._static is not None and looks_like_pass(credential):
+            self._passes.check(credential)
+            return self._static.verify(DEMO_KEY)
         if self._tokens is not None and (self._static is None or credential.count(".") == 2):
             return self._tokens.verify(credential)
         if self._keys is not None and looks_like_key(credential):

@@ -1,4 +1,4 @@
-"""The page: its document, its modules, and the key that it may use without anybody typing it."""
+"""The pages: their documents and modules, and the token that they may use without anybody typing one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gateway.auth.door import Door
+from gateway.auth.passes import LIFETIME_S
+from gateway.origins import Origins
 from shared.addresses import is_loopback
-from shared.settings import DEMO_KEY, AuthConfig
 
 _FOLDER = Path(__file__).parents[1] / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".flac": "audio/flac"}
@@ -20,27 +22,33 @@ _HEADERS = {
 }
 
 
-def page_routes(auth: AuthConfig, *, is_private: bool) -> list[web.RouteDef]:
-    """`/web/NAME` for each file of the page, and `/web/key`. The document itself is `page()`."""
+def page_routes(door: Door, origins: Origins, *, is_private: bool) -> list[web.RouteDef]:
+    """`/web/NAME` for each file of the pages, and `/web/token`. The documents themselves are `page()`.
+
+    Modules are lent to pages of other sites that may call (CORS); tokens are not. is_private: only this machine
+    reaches the gateway.
+    """
     files = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
 
     async def part(request: web.Request) -> web.StreamResponse:
         path = files.get(request.match_info["name"])
         if path is None:
             raise web.HTTPNotFound
-        return _file(path)
+        response = _file(path)
+        response.headers.update(origins.headers(request))
+        return response
 
-    async def key(request: web.Request) -> web.Response:
-        demo = auth.takes_keys and is_private and DEMO_KEY in auth.api_keys
-        content = {"required": not auth.is_open, "api_key": DEMO_KEY if demo and _is_local(request) else None}
+    async def token(request: web.Request) -> web.Response:
+        given = door.issue_pass() if is_private and is_at_hand(request) else None
+        content = {"required": not door.is_open, "token": given, "expires_in_s": LIFETIME_S if given else None}
         return web.json_response(content, headers={"Cache-Control": "no-store"})
 
-    return [web.get("/web/key", key), web.get("/web/{name}", part)]
+    return [web.get("/web/token", token), web.get("/web/{name}", part)]
 
 
-def page() -> web.StreamResponse:
-    """The document."""
-    return _file(_FOLDER / "index.html")
+def page(name: str = "index.html") -> web.StreamResponse:
+    """A document."""
+    return _file(_FOLDER / name)
 
 
 def _file(path: Path) -> web.FileResponse:
@@ -50,7 +58,7 @@ def _file(path: Path) -> web.FileResponse:
     return response
 
 
-def _is_local(request: web.Request) -> bool:
+def is_at_hand(request: web.Request) -> bool:
     """Whether the browser runs on this machine, where only this machine reaches the gateway: nothing forwarded the
     request, and the page goes by a name of this machine (a stranger's name may resolve to loopback)."""
     forwarded = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"))

@@ -2,7 +2,7 @@
 //
 //   startCall(settings)        -> Promise<LiveCall>      see LiveCall
 //   convert(samples, settings) -> Promise<Float32Array>  see convert
-//   listVoices(url)            -> Promise<{voices: [{name, description}], default}>
+//   listVoices(url, apiKey)    -> Promise<{voices: [{name, description, mine?, shared?}], default}>
 //   FastVCError                   what all of them throw: {code, message, details}
 //
 // docs/page.md documents it, with an example of ten lines.
@@ -26,17 +26,28 @@ function addresses(url = new URL("..", import.meta.url).href) {
   return { socket: new URL("ws", base).href.replace(/^http/, "ws"), http: base };
 }
 
-export async function listVoices(url) {
-  const answer = await fetch(new URL("voices", addresses(url).http));
-  if (!answer.ok) throw new FastVCError("CONNECTION", `/voices answered ${answer.status}`);
+// With a credential those of one's own, too.
+export async function listVoices(url, apiKey = "") {
+  const credential = await valueOf(apiKey);
+  const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
+  const answer = await fetch(new URL("voices", addresses(url).http), { headers });
+  if (!answer.ok) throw await refusal(answer);
   return answer.json();
+}
+
+// What the gateway says in place of an answer over HTTP.
+export async function refusal(answer) {
+  const { error_code: code, message, details } = await answer.json().catch(() => ({}));
+  return new FastVCError(code ?? "CONNECTION", message ?? `${new URL(answer.url).pathname} answered ${answer.status}`, details);
 }
 
 const toFloat = (samples) => Float32Array.from(samples, (sample) => sample / 32768);
 const toInt = (samples) => Int16Array.from(samples, (sample) => Math.max(-1, Math.min(1, sample)) * 32767);
 
-function sessionConfig({ apiKey = "", voice, model, options, sessionId }) {
-  const config = { api_key: apiKey, sample_rate: RATE_IN, sample_rate_out: RATE_OUT, stats: true };
+const valueOf = (key) => (typeof key === "function" ? key() : key); // or a promise of it
+
+async function sessionConfig({ apiKey = "", voice, model, options, sessionId }) {
+  const config = { api_key: await valueOf(apiKey), sample_rate: RATE_IN, sample_rate_out: RATE_OUT, stats: true };
   if (voice) config.voice = voice;
   if (model) config.model = model;
   if (sessionId) config.session_id = sessionId;
@@ -44,7 +55,7 @@ function sessionConfig({ apiKey = "", voice, model, options, sessionId }) {
   return config;
 }
 
-// settings: {url, apiKey, voice, model, options: {steps, guidance, f0_shift}, input: MediaTrackConstraints,
+// settings: {url, apiKey: text, or a function that returns it or promises it whenever it is needed, voice, model, options: {steps, guidance, f0_shift}, input: MediaTrackConstraints,
 // outputId: a device's id, reconnect: true}. Asks for the microphone. Resolves when the gateway is ready; throws
 // FastVCError, or what getUserMedia throws.
 export async function startCall(settings = {}) {
@@ -117,7 +128,7 @@ export class LiveCall extends EventTarget {
 
   async #connect() {
     const { socket } = addresses(this.settings.url);
-    const config = sessionConfig({ ...this.settings, sessionId: this.sessionId });
+    const config = await sessionConfig({ ...this.settings, sessionId: this.sessionId });
     const connection = new Connection(socket, config, {
       audio: (samples) => this.#play(samples),
       stats: (stats) => this.#emit("stats", (this.blockStats = stats)),
@@ -272,7 +283,7 @@ export async function convert(samples, settings = {}) {
   const { sampleRate = RATE_IN, onProgress, signal } = settings;
   const input = toInt(new Resampler(sampleRate, RATE_IN).process(samples, true));
   const pieces = [];
-  const connection = new Connection(addresses(settings.url).socket, sessionConfig(settings), {
+  const connection = new Connection(addresses(settings.url).socket, await sessionConfig(settings), {
     audio: (piece) => pieces.push(piece),
   });
   const abort = () => connection.abort();

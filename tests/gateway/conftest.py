@@ -56,6 +56,7 @@ class EchoWorker:
     tails: dict[str, np.ndarray[Any, np.dtype[np.int16]]] = field(default_factory=dict)
     beats: bool = True
     reference_ms: int = 3000  # of callers' own voices
+    options: dict[str, list[float]] = field(default_factory=dict)
     opens_sessions: bool = True  # False: leaves the answer to the test
 
     async def start(self) -> EchoWorker:
@@ -83,6 +84,7 @@ class EchoWorker:
             voices,
             self.capacity,
             self.reference_ms,
+            self.options,
         )
         await self._socket.send(encode(hello))
 

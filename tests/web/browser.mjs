@@ -32,10 +32,12 @@ export function launch({ browser, executable, profile, speech, toneHz = 200, lan
 }
 
 // Before any script of the page: what every AudioContext takes from a microphone and gives to its destination is
-// collected side by side, on one clock. `window.heard()` returns {rate, input, output}, base64 of float32.
+// collected side by side, on one clock. `window.heard()` returns {rate, input, output}, base64 of float32;
+// `window.heardFor()` how many seconds of it there are by now.
 export function listenIn() {
   const tracks = [[], []];
   let rate = 0;
+  let clock = () => 0;
   const taps = new WeakMap();
   const { connect } = AudioNode.prototype;
   const { createMediaStreamSource } = AudioContext.prototype;
@@ -49,6 +51,8 @@ export function listenIn() {
       connect.call(merger, recorder);
       connect.call(recorder, context.destination);
       taps.set(context, merger);
+      const began = context.currentTime;
+      clock = () => context.currentTime - began;
     }
     return taps.get(context);
   };
@@ -69,5 +73,6 @@ export function listenIn() {
     });
     return url.slice(url.indexOf(",") + 1);
   };
+  window.heardFor = () => clock();
   window.heard = async () => ({ rate, input: await base64(tracks[0]), output: await base64(tracks[1]) });
 }

@@ -53,6 +53,13 @@ class Visit:
 
     def delay_s(self, at_s: float, length_s: float = 1.0, reach_s: float = 4.5) -> float:
         """How much later than the microphone the loudspeaker has the sound around `at_s`: the same, else this fails."""
+        likeness, delay_s = self.match(at_s, length_s, reach_s)
+        assert likeness > 0.8, f"nothing alike at {at_s} s: {likeness:.2f}"
+        return delay_s
+
+    def match(self, at_s: float, length_s: float = 1.0, reach_s: float = 4.5) -> tuple[float, float]:
+        """How much the loudspeaker's sound from `at_s` on is like any of the microphone's, up to `reach_s` before (1:
+        the same), and how much later it is."""
         begin, end = int(at_s * self.rate), int((at_s + length_s) * self.rate)
         first = max(0, begin - int(reach_s * self.rate))
         heard, said = self.output[begin:end].astype(float), self.input[first:end].astype(float)
@@ -62,8 +69,7 @@ class Visit:
         energy = np.cumsum(np.concatenate([[0.0], said**2]))
         energy = energy[len(heard) :] - energy[: len(energy) - len(heard)]
         likeness = product / np.sqrt(np.maximum(energy, 1e-9) * max(float((heard**2).sum()), 1e-9))
-        assert likeness.max() > 0.8, f"nothing alike at {at_s} s: {likeness.max():.2f}"
-        return (begin - first - int(likeness.argmax())) / self.rate
+        return float(likeness.max()), (begin - first - int(likeness.argmax())) / self.rate
 
 
 Visitor = Callable[..., Visit]
@@ -152,6 +158,13 @@ def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     yield from _serve(
         tmp_path_factory.mktemp("passing"), WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1, WORKER__VAD="energy"
     )
+
+
+@pytest.fixture(scope="session")
+def diffusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A model with a solver, for one caller."""
+    only_one = {"WORKER__MAX_SESSIONS": 1, "WORKER__MAX_BATCH": 1, "WORKER__WARM_UP_S": 1}
+    yield from _serve(tmp_path_factory.mktemp("diffusing"), ENV="", WORKER__MODEL="nano", **only_one)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { launch, listenIn } from "./browser.mjs";
 import { makeLine } from "./line.mjs";
-import * as scenarios from "./scenarios.mjs";
+import * as calls from "./scenarios.mjs";
+import * as parts from "./parts.mjs";
 
 const wanted = JSON.parse(process.argv[2]);
 await mkdir(wanted.out, { recursive: true });
@@ -18,7 +19,7 @@ try {
   page.on("console", (message) => message.type() === "error" && seen.faults.push(`console: ${message.text()}`));
   await page.evaluateOnNewDocument(listenIn);
   const url = `http://127.0.0.1:${line.port}/`;
-  Object.assign(seen, await scenarios[wanted.scenario]({ page, line, url, wanted, out: wanted.out }));
+  Object.assign(seen, await { ...calls, ...parts }[wanted.scenario]({ page, line, url, wanted, out: wanted.out }));
   const heard = await page.evaluate(() => window.heard?.());
   if (heard?.rate) {
     await writeFile(`${wanted.out}/input.f32`, Buffer.from(heard.input, "base64"));

@@ -2,23 +2,23 @@
 
 import { readFile } from "node:fs/promises";
 
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+export const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
 
-async function begin({ page, url }) {
+export async function begin({ page, url }) {
   await page.goto(url);
   await stateIs(page, "idle");
   await page.click("#toggle");
   await stateIs(page, "live");
 }
 
-async function end({ page }) {
+export async function end({ page }) {
   await page.click("#toggle");
   await stateIs(page, "idle");
   return { said: await page.$eval("#status", (element) => element.textContent) };
 }
 
-const look = (page) => page.evaluate(() => window.studio.look());
+export const look = (page) => page.evaluate(() => window.studio.look());
 
 // Speaks for wanted.talk_ms.
 export async function talk(visit) {

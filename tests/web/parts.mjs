@@ -1,0 +1,96 @@
+// What visitors do with the parts of the studio, one after the other. Each resolves with what it saw.
+
+import { begin, end, look, sleep, stateIs } from "./scenarios.mjs";
+
+// Before any script of the page: what it asks devices for. `window.asked`: {input: constraints, sink: id}.
+function spyOnDevices() {
+  const asked = (window.asked = { input: null, sink: null });
+  const { getUserMedia } = MediaDevices.prototype;
+  MediaDevices.prototype.getUserMedia = async function (wanted) {
+    const stream = await getUserMedia.call(this, wanted);
+    asked.input = { ...wanted.audio, label: stream.getAudioTracks()[0].label };
+    return stream;
+  };
+  for (const { prototype } of [window.AudioContext, window.HTMLMediaElement]) {
+    const { setSinkId } = prototype;
+    if (setSinkId) prototype.setSinkId = function (id) {
+      asked.sink = id;
+      return setSinkId.call(this, id);
+    };
+  }
+}
+
+// Options within the worker's limits, devices, a recording that is dropped; all of it after a reload.
+export async function settings(visit) {
+  const { page, url, wanted } = visit;
+  await page.evaluateOnNewDocument(spyOnDevices);
+  await page.goto(url);
+  await stateIs(page, "idle");
+  const shown = await page.$$eval(".option", (labels) =>
+    labels.filter((label) => label.offsetParent).map((label) => {
+      const { id, min, max } = label.querySelector("input");
+      return [id, Number(min), Number(max)];
+    }),
+  );
+  const type = async (id, text) => {
+    await page.type(`#${id}`, text);
+    await page.keyboard.press("Tab");
+    return page.$eval(`#${id}`, (field) => field.value);
+  };
+  const typed = { steps: await type("steps", "99"), f0_shift: await type("f0_shift", "-3") };
+  await page.click("#noise");
+  await page.waitForFunction(() => document.getElementById("input-device").options.length > 1);
+  const [input, output] = await page.$$eval("#input-device, #output-device", (lists) => lists.map((list) => list.options[list.options.length - 1].value));
+  await page.select("#input-device", input);
+  if (output) await page.select("#output-device", output);
+  await page.click("#toggle");
+  await stateIs(page, "live");
+  await sleep(2500);
+  const { stats } = await look(page);
+  const asked = await page.evaluate(() => window.asked);
+  await end(visit);
+  await page.reload();
+  await stateIs(page, "idle");
+  const kept = await page.$$eval("#steps, #f0_shift, #input-device, #output-device", (fields) => fields.map(({ value }) => value));
+  await drop(page, wanted.speech);
+  await page.waitForSelector("#files audio");
+  const files = await page.$$eval("#files a", (links) => links.map((link) => link.download));
+  return { shown, typed, chosen: { input, output }, stats, asked, kept, files };
+}
+
+// As a file manager would.
+async function drop(page, path) {
+  const client = await page.createCDPSession();
+  await page.evaluate(() => document.getElementById("drop").scrollIntoView());
+  const { x, y } = await page.$eval("#drop", (element) => ({ x: element.getBoundingClientRect().x + 20, y: element.getBoundingClientRect().y + 20 }));
+  const data = { items: [], files: [path], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) await client.send("Input.dispatchDragEvent", { type, x, y, data });
+}
+
+// Hears themselves while they hold the button, muted, so that nothing else is heard; then the line stands still.
+export async function monitor(visit) {
+  const { page, line } = visit;
+  await begin(visit);
+  await sleep(2000);
+  const early = await page.evaluate(() => window.heardFor());
+  await page.click("#mute");
+  await sleep(1500);
+  const button = await page.$("#monitor");
+  await button.hover();
+  await page.mouse.down();
+  const from = await page.evaluate(() => window.heardFor());
+  await sleep(2000);
+  const to = await page.evaluate(() => window.heardFor());
+  const pressed = await page.$eval("#monitor", (element) => element.getAttribute("aria-pressed"));
+  await page.mouse.up();
+  await page.click("#mute");
+  await sleep(2000);
+  line.stall();
+  const stalled = await page.evaluate(() => window.heardFor());
+  await sleep(2500);
+  const resumed = await page.evaluate(() => window.heardFor());
+  line.resume();
+  await sleep(500);
+  const released = await page.$eval("#monitor", (element) => element.getAttribute("aria-pressed"));
+  return { early, from, to, stalled, resumed, pressed, released, ...(await end(visit)) };
+}

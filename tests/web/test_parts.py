@@ -1,0 +1,56 @@
+"""Parts of the studio, each used by a visitor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import Serve
+
+from .conftest import Visitor, everything
+from .test_page import check_no_fault
+
+pytestmark = [pytest.mark.serial, everything]
+
+
+def test_options_within_the_worker_s_limits_devices_and_a_file_that_is_dropped(
+    chromium: Visitor, diffusing: Serve
+) -> None:
+    """Some 25 s: a call, and ten seconds of speech through a diffusion model on a CPU."""
+    visit = chromium(diffusing.port, "settings")
+    check_no_fault(visit)
+    seen = visit.seen
+    assert seen["shown"] == [["steps", 1, 2], ["f0_shift", -12, 12]]  # nano knows no guidance
+    assert seen["typed"] == {"steps": "2", "f0_shift": "-3"}
+    chosen, asked = seen["chosen"], seen["asked"]
+    assert chosen["input"]
+    assert asked["input"]["deviceId"] == {"exact": chosen["input"]}
+    assert asked["input"]["noiseSuppression"] is False
+    assert asked["input"]["echoCancellation"] is True
+    assert (asked["sink"] or "") == chosen["output"]
+    assert 1 <= seen["stats"]["steps"] <= 2
+    assert seen["kept"] == [chosen["input"], chosen["output"], "2", "-3"]
+    assert seen["files"] == ["speech-original.wav", "speech-carlo.wav"]
+
+
+def test_ones_own_voice_is_heard_while_the_button_is_held_and_never_else(chromium: Visitor, shifting: Serve) -> None:
+    """Some 20 s of a call in real time."""
+    visit = chromium(shifting.port, "monitor")
+    check_no_fault(visit)
+    seen = visit.seen
+    assert (seen["pressed"], seen["released"]) == ("true", "false")
+    held = visit.match(seen["from"] + 0.5)
+    assert held[0] > 0.95  # it is the microphone's, as it is
+    assert held[1] < 0.1
+    length_s = len(visit.output) / visit.rate
+    elsewhere = [at for at in np.arange(1.0, length_s - 1.2, 0.5) if at + 1 < seen["from"] or at > seen["to"] + 0.7]
+    assert len(elsewhere) > 10
+    alike = {
+        at: visit.match(at)[0]
+        for at in elsewhere
+        if np.abs(visit.output[int(at * visit.rate) :][: visit.rate]).max() > 1e-3
+    }
+    assert len(alike) > 5  # something is heard, and
+    assert max(alike.values()) < 0.7, alike  # it is another voice, also
+    stalled = visit.output[int((seen["resumed"] - 1) * visit.rate) : int((seen["resumed"] - 0.3) * visit.rate)]
+    assert np.abs(stalled).max() < 1e-4  # where nothing comes from the worker
