@@ -145,6 +145,7 @@ class WorkerConfig(Section):
     max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
     intelligibility: Annotated[float, Field(ge=0, le=10)] = 0.7
     similarity: Annotated[float, Field(ge=0, le=10)] = 0.7
+    retrieval_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_f0_shift: Annotated[float, Field(ge=0, le=24)] = 12.0
     schedule: Literal["linear", "cosine"] = "linear"
     rms_mix_rate: Annotated[float, Field(ge=0, le=1)] = 0.9

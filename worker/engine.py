@@ -34,6 +34,7 @@ class SessionOptions:
     f0_shift: float = 0.0  # semitones on top of the reference's pitch
     intelligibility: float | None = None  # V2's guidance towards the words, 0 or more
     similarity: float | None = None  # V2's guidance towards the voice, 0 or more
+    retrieval_rate: float | None = None  # share of the voice's own recorded content, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class OptionLimits:
     max_f0_shift: float  # semitones, either way
     max_intelligibility: float = 0.0
     max_similarity: float = 0.0
+    max_retrieval: float = 0.0
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -55,6 +57,7 @@ class OptionLimits:
             "f0_shift": (-self.max_f0_shift, self.max_f0_shift),
             "intelligibility": (0.0, self.max_intelligibility),
             "similarity": (0.0, self.max_similarity),
+            "retrieval_rate": (0.0, self.max_retrieval),
         }
         return {name: (low, high) for name, (low, high) in every.items() if high > 0}
 
@@ -76,6 +79,7 @@ class OptionLimits:
             options.get("f0_shift", 0.0),
             options.get("intelligibility"),
             options.get("similarity"),
+            options.get("retrieval_rate"),
         )
 
 

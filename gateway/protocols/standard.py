@@ -42,6 +42,7 @@ class _Options(BaseModel):
     f0_shift: Annotated[float, Number, Field(ge=-24, le=24)] | None = None
     intelligibility: Annotated[float, Number, Field(ge=0, le=10)] | None = None
     similarity: Annotated[float, Number, Field(ge=0, le=10)] | None = None
+    retrieval_rate: Annotated[float, Number, Field(ge=0, le=1)] | None = None
 
 
 class _Config(Message):

@@ -12,7 +12,7 @@ import torch
 
 from shared.config import ROOT
 from worker.engine import Batch, SessionOptions
-from worker.engines.diffusion.engine import DiffusionEngine, Rows
+from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.pipeline import Pipeline
 from worker.engines.v2.engine import V2Engine
 from worker.engines.v2.pipeline import V2Pipeline
@@ -191,19 +191,7 @@ def matmul_ceiling(device: str, dtype: torch.dtype, seconds: float = 1.0) -> flo
 
 def rows_of(engine: DiffusionEngine | V2Engine, batch: Batch) -> Any:
     """What the engine makes of a batch before its call: a dataclass of tensors."""
-    if isinstance(engine, V2Engine):
-        return engine.rows_of(batch, engine.max_steps)
-    at, state = batch.rows, engine.state
-    return Rows(
-        batch.window,
-        batch.position,
-        state.seed[at],
-        state.pitches[at],
-        state.shift[at],
-        state.steps[at],
-        state.guidance[at],
-        state.prompt[at],
-    )
+    return engine.rows_of(batch, engine.max_steps)
 
 
 class StageCounter:

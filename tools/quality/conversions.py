@@ -12,9 +12,10 @@ import torch
 from shared.config import WorkerConfig
 from tools.file_vc import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S, NANO_WINDOW_S
 from tools.train.corpus import RATE, Wave, read
-from worker.engines.diffusion.engine import DiffusionEngine, at_mel_frames, dit_left_units
+from worker.engines.diffusion.engine import DiffusionEngine, dit_left_units
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter
 from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.diffusion.pitches import at_mel_frames
 from worker.engines.diffusion.prompts import make_prompt
 from worker.geometry import Geometry
 from worker.models.networks import Networks

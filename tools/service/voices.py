@@ -87,6 +87,26 @@ def remove(file: Path | None, profile: str | None, name: str, yes: bool) -> None
     click.echo(f"{path}: deleted; the voice is offered until the workers' next start")
 
 
+@voices.command()
+@profile_options
+@click.argument("name")
+@click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
+def index(file: Path | None, profile: str | None, name: str, recordings: tuple[Path, ...], device: str | None) -> None:
+    """Learn what the voice NAME says in RECORDINGS (without any: in its own), for sessions' `retrieval_rate`."""
+    worker = load_options(file, profile).worker
+    from worker.engines.diffusion.retrieval import write_index
+    from worker.models.weights.checkpoints import CheckpointError
+    from worker.recordings import SourceError
+    from worker.voices import VoiceError
+
+    try:
+        path, count = write_index(worker, name, recordings, device or worker.device)
+    except (VoiceError, CheckpointError, SourceError, OSError) as error:
+        _fail(str(error))
+    click.echo(f"{path}: {count} features ({count / 50:.0f} s) for {worker.model}, from the workers' next start")
+
+
 def _store(recording: Path, path: Path) -> None:
     """`recording` as `path`: whole or not at all, and as FLAC if workers do not read its format."""
     import soundfile

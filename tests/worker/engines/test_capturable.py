@@ -12,6 +12,8 @@ import torch
 from tests.support.fake_cuda import HostWatch, fake_cuda, move_attributes, moved
 from tests.support.reduced import reduced, reduced_v2
 from tools.bench import timing
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.diffusion.retrieval import Index, IndexBank
 from worker.models.seedvc import spec
 
 STEPS = 2
@@ -28,14 +30,17 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
 @pytest.mark.parametrize("ragged", [False, True])
 def test_a_call_stays_on_the_device(engine: Any, ragged: bool) -> None:
+    if isinstance(engine, DiffusionEngine) and engine.name == "nano":
+        engine.indexes = IndexBank({"june": Index(torch.rand(9, 256), "")}, torch.device("cpu"), torch.float32)
     rows = timing.rows_of(engine, timing.fill(engine, 3))
     engine.bank.ragged = ragged
     solver, pipeline = engine.pipeline.solver(STEPS), engine.pipeline
+    indexes = getattr(engine, "indexes", None)
     solver.prepare_rows()
     with fake_cuda():
         for part in pipeline.networks.parts().values():
             moved(part)
-        for owner in (solver, engine.bank, pipeline.mel_noise, pipeline.wave_noise, pipeline.phases):
+        for owner in (solver, engine.bank, pipeline.mel_noise, pipeline.wave_noise, pipeline.phases, indexes):
             if owner is not None:
                 move_attributes(owner)
         device_rows = moved(rows)

@@ -20,9 +20,10 @@ from tests.support.reduced import reduced, write_hub
 from worker import pitch
 from worker.buckets import bucket_of, buckets
 from worker.engine import Batch, PoolFull, SessionOptions
-from worker.engines.diffusion.engine import DiffusionEngine, Rows, transpose_pitch
+from worker.engines.diffusion.engine import DiffusionEngine, Rows
 from worker.engines.diffusion.graphs import GraphCache
 from worker.engines.diffusion.pipeline import Pipeline, Prompts
+from worker.engines.diffusion.pitches import learn_pitch, transpose_pitch
 from worker.geometry import Geometry
 from worker.models.catalogue import load_model
 from worker.models.seedvc import spec
@@ -219,18 +220,16 @@ def test_the_pitch_of_a_caller_moves_to_the_references() -> None:
     np.testing.assert_allclose(moved[1].numpy(), [0, 220, 110], rtol=1e-5)
 
 
-def test_a_caller_is_listened_to_for_pitch(make: Make) -> None:
+def test_a_caller_is_listened_to_for_pitch() -> None:
     """At first the whole window counts, then each block once; silence and whisper do not."""
-    engine = make(rows=1)
-    f0 = torch.full((1, 60), 150.0)
+    f0, newest = torch.full((1, 60), 150.0), 24
     f0[:, :30] = 0
-    first = engine.learn(f0, torch.zeros(1, pitch.HISTOGRAM_BINS))
+    first = learn_pitch(f0, torch.zeros(1, pitch.HISTOGRAM_BINS), newest)
     assert float(first.sum()) == 30
     np.testing.assert_allclose(float(pitch.median_hz(first)), 150, rtol=0.02)
-    then = engine.learn(f0, first)
-    newest = 2 * engine.geometry.block_units
+    then = learn_pitch(f0, first, newest)
     assert 0.95 * (30 + newest) < float(then.sum()) <= 30 + newest
-    assert torch.equal(engine.learn(torch.zeros(1, 60), then), then)
+    assert torch.equal(learn_pitch(torch.zeros(1, 60), then, newest), then)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
@@ -246,6 +245,8 @@ def test_a_call_reads_no_value_on_the_host(make: Make, name: str) -> None:
         steps=torch.tensor([2, 3]),
         guidance=torch.tensor([0.7, 0.0]),
         prompt=torch.tensor([0, 1]),
+        index=torch.tensor([0, 0]),
+        retrieval=torch.zeros(2),
     )
     engine.pipeline.solver(STEPS).prepare_rows()
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # a tensor without values: reading one raises

@@ -8,7 +8,7 @@ returns ``engine_samples``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from shared.settings import WorkerConfig
 from worker import pitch
 from worker.engine import Batch, OptionLimits, SessionOptions, StageTimes
 from worker.engines.diffusion.graphs import GraphCache
-from worker.engines.diffusion.pipeline import Pipeline, Prompts
+from worker.engines.diffusion.pipeline import Pipeline
+from worker.engines.diffusion.pitches import at_mel_frames, learn_pitch, transpose_pitch
 from worker.engines.diffusion.prompts import PromptBank
+from worker.engines.diffusion.retrieval import Index, IndexBank, indexes_of
 from worker.geometry import UNIT_MS, UNITS_A_SECOND, Geometry
 from worker.models.catalogue import load_model
 from worker.models.networks import F0_RATE
@@ -28,7 +30,6 @@ from worker.timings import Laps, Stopwatch
 from worker.voices import Voice, offered_voices
 
 VOCODER_MARGIN_FRAMES = 32  # before the samples that are wanted, so that they see what the vocoder hears
-PITCH_MEMORY_S = 20.0  # of voiced speech, after which a caller's older pitch counts 1/e
 F0_A_UNIT = F0_RATE // UNITS_A_SECOND
 DIT_LEFT_MS = 1500  # of the left context, at most, where the configuration does not say
 
@@ -62,30 +63,26 @@ class CallLengths:
         return cls(dropped, kept, frames, first, begin - first * config.hop)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Everything one call reads, a row a session. Tensors alone: a graph is captured over them."""
+@dataclass(frozen=True)
+class State:
+    """What the engine knows of each slot, or of the rows of a call. Tensors alone: a graph is captured over them."""
+
+    prompt: Tensor  # int64 [B], rows of the bank
+    steps: Tensor  # int64 [B], at most
+    guidance: Tensor  # [B]
+    shift: Tensor  # [B], semitones
+    seed: Tensor  # int64 [B]
+    pitches: Tensor  # [B, HISTOGRAM_BINS], voiced frames of the caller so far
+    index: Tensor  # int64 [B], rows of the indexes
+    retrieval: Tensor  # [B], share of the nearest features
+
+
+@dataclass(frozen=True)
+class Rows(State):
+    """Everything one call reads, a row a session."""
 
     window: Tensor  # [B, window_samples]
     position: Tensor  # int64 [B], units from the session's start to the window's end
-    seed: Tensor  # int64 [B]
-    pitches: Tensor  # [B, HISTOGRAM_BINS], of the caller so far
-    shift: Tensor  # [B], semitones
-    steps: Tensor  # int64 [B]
-    guidance: Tensor  # [B]
-    prompt: Tensor  # int64 [B], rows of the bank
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the engine knows of each slot."""
-
-    prompt: Tensor  # int64 [slots], rows of the bank
-    steps: Tensor  # int64 [slots], at most
-    guidance: Tensor  # [slots]
-    shift: Tensor  # [slots], semitones
-    seed: Tensor  # int64 [slots]
-    pitches: Tensor  # [slots, HISTOGRAM_BINS], voiced frames so far
 
 
 class DiffusionEngine:
@@ -107,11 +104,14 @@ class DiffusionEngine:
         steps: int = 10,
         max_guidance: float = 2.0,
         max_f0_shift: float = 12.0,
+        indexes: Mapping[str, Index] | None = None,
+        retrieval_rate: float = 0.0,
         graphs: bool = True,
     ) -> None:
         """steps: the most of any call. max_guidance, max_f0_shift: limits of a session's wishes; where the worker has
-        no guidance a session has none, because it would double the cost of everybody's batch. graphs: capture CUDA
-        graphs where there is CUDA.
+        no guidance a session has none, because it would double the cost of everybody's batch. indexes: of voices, each
+        a name. retrieval_rate: of sessions with such a voice that do not say. graphs: capture CUDA graphs where there
+        is CUDA.
 
         A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for a
         geometry that does not fit.
@@ -127,12 +127,16 @@ class DiffusionEngine:
             steps,
             max_guidance if pipeline.guidance > 0 else 0.0,
             max_f0_shift if pipeline.networks.tracker is not None else 0.0,
+            max_retrieval=1.0 if indexes else 0.0,
         )
         self.pipeline = pipeline
         device = pipeline.device
         frames = int(pipeline.networks.content.frames(torch.tensor(geometry.window_samples)))
         self.lengths = CallLengths.of(geometry, pipeline, dit_left_units, frames)
         self.bank = PromptBank(pipeline, voices, max_prompts, max_prompt_s, guests=guest_voices)
+        dtype = next(pipeline.networks.content.parameters()).dtype
+        self.indexes = IndexBank(indexes, device, dtype) if indexes else None
+        self._retrieval_rate = retrieval_rate
         self._voices = {voice.name: voice.description for voice in self.bank.voices}
         self._voice_of: dict[int, str] = {}
         self._plain = [True] * max_sessions  # rows with the worker's own steps and guidance
@@ -143,6 +147,8 @@ class DiffusionEngine:
             shift=torch.zeros(max_sessions, device=device),
             seed=torch.zeros(max_sessions, dtype=torch.int64, device=device),
             pitches=torch.zeros(max_sessions, pitch.HISTOGRAM_BINS, device=device),
+            index=torch.zeros(max_sessions, dtype=torch.int64, device=device),
+            retrieval=torch.zeros(max_sessions, device=device),
         )
         self._graphs = GraphCache(self._captured_call) if graphs and device.type == "cuda" else None
 
@@ -163,6 +169,10 @@ class DiffusionEngine:
             state.prompt[slot], state.seed[slot] = row, seed
             state.steps[slot], state.guidance[slot], state.shift[slot] = steps, guidance, options.f0_shift
             state.pitches[slot] = 0
+            if self.indexes is not None:
+                rate = self._retrieval_rate if options.retrieval_rate is None else options.retrieval_rate
+                state.index[slot] = self.indexes.row(voice)
+                state.retrieval[slot] = rate if voice in self.indexes else 0.0
         except Exception:
             self.bank.release(voice)
             raise
@@ -179,17 +189,7 @@ class DiffusionEngine:
     @torch.inference_mode()
     def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
         steps = min(batch.steps, self.max_steps)
-        at, state = batch.rows, self.state
-        rows = Rows(
-            window=batch.window,
-            position=batch.position,
-            seed=state.seed[at],
-            pitches=state.pitches[at],
-            shift=state.shift[at],
-            steps=state.steps[at].clamp(max=steps),
-            guidance=state.guidance[at],
-            prompt=state.prompt[at],
-        )
+        rows = self.rows_of(batch, steps)
         clock = Laps(self.pipeline.device)
         replayed = None if self._graphs is None else self._graphs.replay(rows, steps)
         if replayed is not None:
@@ -197,11 +197,17 @@ class DiffusionEngine:
             clock.lap("graph")
         else:
             # Whether rows differ is known on the host, and rows that do not are spared what it costs.
-            plain = all(self._plain[slot] for slot in at.tolist())
+            plain = all(self._plain[slot] for slot in batch.rows.tolist())
             wave, pitches = self.call(rows, steps, mixed=not plain, clock=clock)
         times = clock.times()
-        state.pitches[at] = pitches
+        self.state.pitches[batch.rows] = pitches
         return wave, times
+
+    def rows_of(self, batch: Batch, steps: int) -> Rows:
+        """What a call for ``batch`` reads."""
+        known = {field.name: getattr(self.state, field.name)[batch.rows] for field in fields(State)}
+        known["steps"] = known["steps"].clamp(max=steps)
+        return Rows(**known, window=batch.window, position=batch.position)
 
     def _captured_call(self, rows: Rows, steps: int) -> tuple[Tensor, Tensor]:
         return self.call(rows, steps, mixed=True)
@@ -213,11 +219,13 @@ class DiffusionEngine:
         lap = clock.lap if clock is not None else no_lap
         prompts = self.bank.take(rows.prompt)
         content = pipeline.networks.content(rows.window)[:, lengths.dropped_units :][:, : lengths.kept_units]
+        if self.indexes is not None:
+            content = self.indexes.mix(content, rows.index, rows.retrieval)
         lap("content")
         f0, pitches = None, rows.pitches
         if pipeline.networks.tracker is not None:
             tracked = pipeline.networks.tracker(rows.window)
-            pitches = self.learn(tracked, rows.pitches)
+            pitches = learn_pitch(tracked, rows.pitches, F0_A_UNIT * self.geometry.block_units)
             f0 = transpose_pitch(tracked, pitches, prompts, rows.shift)
             f0 = f0[:, lengths.dropped_units * F0_A_UNIT :][:, : lengths.kept_units * F0_A_UNIT]
             lap("f0")
@@ -237,31 +245,6 @@ class DiffusionEngine:
         )
         lap("vocoder")
         return wave[:, lengths.wave_from :][:, : self.geometry.engine_samples], pitches
-
-    def learn(self, f0: Tensor, pitches: Tensor) -> Tensor:
-        """Add the newest block's voiced frames to the caller's histogram; all frames, while nothing is known."""
-        count = self.geometry.block_units * F0_A_UNIT
-        newest = torch.arange(f0.shape[1], device=f0.device) >= f0.shape[1] - count
-        fresh = pitches.sum(dim=1, keepdim=True) == 0
-        counted = (f0 > 0) & (newest | fresh)
-        fade = torch.exp(-counted.sum(dim=1, keepdim=True) / (PITCH_MEMORY_S * F0_RATE))
-        return pitches * fade + pitch.histogram(f0.clamp(min=pitch.MIN_F0_HZ), counted)
-
-
-def at_mel_frames(f0: Tensor, frames: int) -> Tensor:
-    """f0 ``[B, F]`` at the centres of so many mel frames over the same time."""
-    index = (2 * torch.arange(frames, device=f0.device) + 1) * f0.shape[1] // (2 * frames)
-    return f0[:, index]
-
-
-def transpose_pitch(f0: Tensor, pitches: Tensor, prompts: Prompts, shift: Tensor) -> Tensor:
-    """f0 ``[B, F]`` moved so that the caller's median becomes the reference's, and by ``shift`` semitones ``[B]``.
-
-    Where the caller's pitch is not yet known it is left alone, but for the shift.
-    """
-    usual = pitch.median_hz(pitches)
-    ratio = torch.where((usual > 0) & (prompts.f0_hz > 0), prompts.f0_hz / usual.clamp(min=1.0), 1.0)
-    return f0 * (ratio * torch.exp2(shift / 12))[:, None]
 
 
 def no_lap(stage: str) -> None:
@@ -296,5 +279,7 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
         steps=config.steps,
         max_guidance=config.max_guidance,
         max_f0_shift=config.max_f0_shift,
+        indexes=indexes_of(config.voices_dir, voices, config.model, pipeline.networks.content),
+        retrieval_rate=config.retrieval_rate,
         graphs=config.graphs,
     )

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from worker.engine import session_seed
-from worker.engines.diffusion.engine import F0_A_UNIT, at_mel_frames
+from worker.engines.diffusion.engine import F0_A_UNIT
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
+from worker.engines.diffusion.pitches import at_mel_frames
 from worker.geometry import INPUT_RATE, UNIT_SAMPLES, UNITS_A_SECOND
 from worker.loudness import follow
 from worker.models.published.ragged import by_length
