@@ -124,6 +124,7 @@ class WorkerConfig(Section):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     graphs: bool = True
+    kernels: bool = True
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     checkpoints_dir: Path = Path("checkpoints")
     dit_checkpoint_path: Path | None = None

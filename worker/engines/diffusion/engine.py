@@ -22,6 +22,7 @@ from worker.engines.diffusion.pitches import at_mel_frames, learn_pitch, transpo
 from worker.engines.diffusion.prompts import PromptBank
 from worker.engines.diffusion.retrieval import Index, IndexBank, indexes_of
 from worker.geometry import UNIT_MS, UNITS_A_SECOND, Geometry
+from worker.models import fused
 from worker.models.catalogue import load_model
 from worker.models.networks import F0_RATE
 from worker.models.seedvc.flow import RowOptions
@@ -260,6 +261,8 @@ def dit_left_units(config: WorkerConfig) -> int:
 def make(config: WorkerConfig, device: str) -> DiffusionEngine:
     """As configured, with its model's weights. Raises ``CheckpointError``, and as the constructor does."""
     voices = offered_voices(config.voices_dir)
+    if not config.kernels:
+        fused.switch(on=False)
     pipeline = Pipeline(
         load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path),
         device=device,

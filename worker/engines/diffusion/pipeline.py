@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.engines.diffusion.noise import NoiseTape, PhaseTable
 from worker.geometry import UNITS_A_SECOND
+from worker.models import fused
 from worker.models.networks import F0_RATE, Networks
 from worker.models.seedvc.flow import FlowSolver, RowOptions, Schedule
 from worker.models.seedvc.plan import Method, Plan, PlannedSolver
@@ -74,6 +75,7 @@ class Pipeline:
         """guidance, schedule: of every solver, see ``FlowSolver``. method: another than Euler's is for calls whose rows
         do not differ, see ``Plan``. Raises ``CheckpointError`` if memory is short."""
         self.networks = networks.to(device, dtype)
+        fused.try_out(torch.device(device), dtype)
         self.mel_config = networks.mel_config
         self.device = torch.device(device)
         self.guidance, self.schedule, self.method = guidance, schedule, method

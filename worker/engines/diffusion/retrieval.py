@@ -30,8 +30,8 @@ from worker.voices import OWN, Voice, VoiceError, offered_voices
 
 MODELS = ("nano", "tiny", "small", "base")  # whose content is features, not codes
 NEIGHBOURS = 4
-MOST = 8192  # features of an index: what more there is is drawn together around so many means
-ROUNDS = 8  # of moving means
+MOST = 4096  # features of an index: what more there is is drawn together around so many means
+ROUNDS = 3  # of moving means
 ROWS_AT_ONCE = 8  # of a search: bounds its memory
 PIECE_S, EDGE_S = 20.0, 1.0  # of a recording that is heard at once, and what is dropped at its ends
 QUIET_DB = -40.0  # below a recording's loudest 20 ms nothing is worth keeping

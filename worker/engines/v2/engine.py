@@ -24,6 +24,7 @@ from worker.engines.v2.commit import NEVER
 from worker.engines.v2.hearing import Heard, hear, remember
 from worker.engines.v2.pipeline import V2Pipeline
 from worker.geometry import UNIT_MS, Geometry
+from worker.models import fused
 from worker.models.catalogue import FineTuned
 from worker.models.seedvc2.flow import Rates, RowOptions2
 from worker.models.seedvc2.model import SeedVc2
@@ -249,6 +250,8 @@ class V2Engine:
 
 def make(config: WorkerConfig, device: str) -> V2Engine:
     """As configured, with its weights. Raises ``CheckpointError``, and as the constructor does."""
+    if not config.kernels:
+        fused.switch(on=False)
     own = None
     if config.dit_checkpoint_path is not None:
         own = FineTuned(config.dit_checkpoint_path, config.dit_config_path)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models import fused
 from worker.models.networks import Vocoder
 from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
@@ -111,6 +112,8 @@ class AliasFreeSnake(nn.Module):
         self.register_buffer("lowpass", kaiser_sinc()[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.usable(x):
+            return fused.alias_free_snake(x, self.act.alpha, self.act.beta, self.lowpass[0, 0])
         shape = x.shape
         y = F.pad(x, (5, 5), mode="replicate").view(-1, 1, shape[-1] + 10)
         y = 2 * F.conv_transpose1d(y, self.lowpass, stride=2)[..., 15:-15]

@@ -48,7 +48,8 @@ class KaldiFbank(nn.Module):
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         frames = (frames - PRE_EMPHASIS * before) * self.window
-        power = torch.fft.rfft(frames, n=N_FFT).abs().square()
+        # In float64: where a bin is quiet its logarithm shows how each device's transform rounds.
+        power = torch.fft.rfft(frames.double(), n=N_FFT).abs().square().float()
         return (power @ self.filters.T).clamp(min=torch.finfo(torch.float32).eps).log()
 
     def centred(self, wave: Tensor) -> Tensor:

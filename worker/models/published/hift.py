@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models import fused
 from worker.models.networks import Vocoder
 from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
@@ -47,6 +48,8 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.usable(x):
+            return fused.snake(x, self.alpha)
         alpha = self.alpha[:, None]
         return x + (x * alpha).sin().square() / (alpha + 1e-9)
 

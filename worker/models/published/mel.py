@@ -82,7 +82,9 @@ class MelSpectrogram(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         """wave: ``[B, n]`` in [-1, 1], longer than ``(n_fft - hop) / 2``. Returns float32 ``[B, bins, n // hop]``."""
         n_fft, hop = self.config.n_fft, self.config.hop
-        padded = F.pad(wave.float(), ((n_fft - hop) // 2,) * 2, mode="reflect")
-        spectrum = torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+        # cuFFT's float32 rounds coarser than a CPU's, which quiet bins show at 1e-4.
+        exact = torch.float64 if wave.is_cuda else torch.float32
+        padded = F.pad(wave.to(exact), ((n_fft - hop) // 2,) * 2, mode="reflect")
+        spectrum = torch.stft(padded, n_fft, hop, window=self.window.to(exact), center=False, return_complex=True)
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt().float()
         return (self.filters @ magnitude).clamp(min=1e-5).log()

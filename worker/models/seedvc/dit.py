@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models import fused
 from worker.models.seedvc import files
 from worker.models.seedvc.wavenet import WaveNetHead
 from worker.models.weights.published import PublishedNetwork, as_published
@@ -28,6 +29,7 @@ HEAD_WIDTH = 64
 TIME_WIDTH = 256
 TIME_SCALE = 1000.0
 ROTARY_BASE = 10_000.0
+NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,20 @@ class AdaptiveNorm(nn.Module):
 
 def normalise(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     """``gain * x / rms(x) + bias`` over the last axis, in float32; returns the type of ``x``."""
-    y = F.rms_norm(x.float(), x.shape[-1:], eps=1e-5) * gain
+    if fused.usable(x):
+        return fused.normalise(x, gain, bias, NORM_EPS)
+    y = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS) * gain
     return (y if bias is None else y + bias).to(x.dtype)
+
+
+def add_normalise(
+    x: Tensor, delta: Tensor, gate: Tensor | None, gain: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``x + gate * delta`` (gate 1 where it is None), and ``normalise`` of it."""
+    if fused.usable(x):
+        return fused.add_normalise(x, delta, gate, gain, bias, NORM_EPS)
+    x = x + (delta if gate is None else gate * delta)
+    return x, normalise(x, gain, bias)
 
 
 def rotary_table(length: int, device: torch.device) -> Tensor:
@@ -202,8 +216,12 @@ class Attention(nn.Module):
         self.wo = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotary: Tensor, key_mask: Tensor | None) -> Tensor:
-        q, k, v = self.wqkv(x).unflatten(-1, (3, -1, HEAD_WIDTH)).unbind(2)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        qkv = self.wqkv(x).unflatten(-1, (3, -1, HEAD_WIDTH))
+        if fused.usable(qkv):
+            q, k, v = fused.rotate_(qkv, rotary).unbind(2)
+        else:
+            q, k, v = qkv.unbind(2)
+            q, k = rotate(q, rotary), rotate(k, rotary)
         y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=key_mask)
         out: Tensor = self.wo(y.transpose(1, 2).flatten(2))
         return out
@@ -217,7 +235,8 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(width, inner, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        a, b = self.w1(x), self.w3(x)
+        out: Tensor = self.w2(fused.gated(a, b) if fused.usable(a) else F.silu(a) * b)
         return out
 
 
@@ -264,12 +283,12 @@ class Block(nn.Module):
             assert skip is not None
             x = self.skip_in_linear(torch.cat([x, skip], dim=-1))
         if modulation is None:
-            x = x + self.attention(self.attention_norm(x), rotary, key_mask)
-            y = self.ffn_norm(x)
+            made = self.attention(self.attention_norm(x), rotary, key_mask)
+            x, y = add_normalise(x, made, None, self.ffn_norm.norm.weight)
         else:
             attention_norm, ffn_norm = modulation.unbind(1)
-            x = x + self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
-            y = normalise(x, *ffn_norm.unbind(1))
+            made = self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
+            x, y = add_normalise(x, made, None, *ffn_norm.unbind(1))
         if self.mix is not None:
             y = self.mix(y, None if key_mask is None else key_mask[:, 0, 0, :, None])
         return x + self.feed_forward(y)

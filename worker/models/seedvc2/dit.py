@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models import fused
 from worker.models.seedvc import files
-from worker.models.seedvc.dit import HEAD_WIDTH, Attention, FeedForward, RMSNorm, TimeEmbedder, normalise
+from worker.models.seedvc.dit import HEAD_WIDTH, Attention, FeedForward, RMSNorm, TimeEmbedder, add_normalise, normalise
 from worker.models.seedvc2.rotary import places, rounded_table
 from worker.models.weights.published import PublishedNetwork
 
@@ -116,9 +117,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor, key_mask: Tensor | None) -> Tensor:
         bias1, gain1, gate1, bias2, gain2, gate2 = modulation.unbind(1)
-        x = x + gate1 * self.attention(normalise(x, gain1, bias1), rotary, key_mask)
-        out: Tensor = x + gate2 * self.feed_forward(normalise(x, gain2, bias2))
-        return out
+        made = self.attention(normalise(x, gain1, bias1), rotary, key_mask)
+        x, y = add_normalise(x, made, gate1, gain2, bias2)
+        made = self.feed_forward(y)
+        return fused.add(x, made, gate2) if fused.usable(x) else x + gate2 * made
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,67 @@
+"""Fused kernels, run by Triton's interpreter on a CPU: each against the plain operations, and the networks with them
+against the networks without. What happens where they do not work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from loguru import logger
+
+from worker.models import fused
+
+
+@pytest.fixture(scope="module")
+def errors() -> Any:
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.interpreted"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_kernels", None)
+    monkeypatch.setattr(fused, "_decided", False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernels_equal_the_plain_operations(errors: Any, dtype: str) -> None:
+    assert errors["kernels"][dtype] < max(2e-6, 4 * torch.finfo(getattr(torch, dtype)).eps)
+
+
+@pytest.mark.parametrize("name", ["tokens", "adaptive", "six_way", "bigvgan", "hift"])
+def test_networks_equal_themselves_without(errors: Any, name: str) -> None:
+    assert errors["asked"][name] > 3
+    assert errors["networks"][name] < 2e-5
+
+
+@pytest.mark.usefixtures("undecided")
+def test_what_does_not_work_leaves_the_plain_operations_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(str(line)), format="{level} {message}")
+    monkeypatch.setattr(fused, "_largest_error", lambda device, dtype: 0.5)
+    for _ in range(2):
+        fused.try_out(torch.device("cuda"), torch.bfloat16)
+    logger.remove(number)
+    assert fused._kernels is None
+    assert len(lines) == 1
+    assert "fused kernels do not work here" in lines[0]
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_cpu_needs_none() -> None:
+    fused.try_out(torch.device("cpu"), torch.float32)
+    assert not fused._decided
+    assert not fused.usable(torch.zeros(1))
