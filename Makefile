@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-helm test-monitoring lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker test-helm test-monitoring test-webrtc lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -32,6 +32,17 @@ test-monitoring: venv
 test-helm: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[helm]'
 	HELM_TESTS=1 $(BIN)/python -m pytest tests/deploy
+
+# Calls over WebRTC, also through a real relay.
+test-webrtc: venv
+	@if ! command -v turnserver >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn; \
+		else \
+			echo "coturn is missing. Install it and try again: sudo apt-get install coturn"; exit 1; \
+		fi; \
+	fi
+	TEST_WEBRTC=all $(BIN)/python -m pytest -n0 -rs tests/gateway/rtp tests/gateway/transports
 
 # Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
 test-web: venv
@@ -75,7 +86,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 		$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, sudo apt-get install python3.11-venv"; exit 1; }; \
 	}
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,webrtc,dev]'
 	@touch $(STAMP)
 
 # libopus is the one library that no Python package brings. ldconfig is not on every user's PATH, nor on every system.

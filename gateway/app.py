@@ -34,8 +34,10 @@ from gateway.routes.reports import report_routes
 from gateway.routes.sessions import session_routes
 from gateway.routes.status import readiness, status_routes
 from gateway.routes.voices import VoiceRoutes
+from gateway.routes.webrtc import webrtc_routes
 from gateway.siblings import Siblings
 from gateway.tls import Certificates
+from gateway.transports.offers import WebRtcOffers, open_offers
 from gateway.transports.upgrade import WebSocketUpgrades
 from gateway.voices.references import References
 from gateway.voices.store import VoiceStore
@@ -113,7 +115,14 @@ class Gateway:
                 self.config.serve.state_dir,
                 lambda: readiness(self.pool, self.calls),
                 self.metrics.text,
+                lambda call: self._offers.end_own(call),
             )
+        end_elsewhere = None if self._siblings is None else self._siblings.end_call
+        self._offers = open_offers(
+            self.config.webrtc,
+            lambda webrtc: WebRtcOffers(webrtc, self.calls, self.door, origins, self._number or 0, end_elsewhere),
+        )
+        if self._siblings is not None:
             await self._siblings.start()
         app.add_routes(status_routes(self.pool, self.calls, self.metrics, self._siblings))
         app.add_routes(catalogue_routes(self.pool, origins))
@@ -121,6 +130,7 @@ class Gateway:
         app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes).routes())
         app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
+        app.add_routes(webrtc_routes(self._offers))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
         app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

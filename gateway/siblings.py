@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -44,15 +45,18 @@ class Siblings:
         state_dir: Path,
         own_ready: Callable[[], Readiness],
         own_metrics: Callable[[], bytes],
+        own_end: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """own_end: ends a call of this process by its id; False where there is none."""
         self._number, self._http_port, self._state_dir = number, http_port, state_dir
-        self._own_ready, self._own_metrics = own_ready, own_metrics
+        self._own_ready, self._own_metrics, self._own_end = own_ready, own_metrics, own_end
 
     async def start(self) -> int:
         """Open the own door. Returns its port."""
         app = web.Application()
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_delete("/calls/{call}", self._end)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -69,6 +73,19 @@ class Siblings:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._own_metrics())
+
+    async def _end(self, request: web.Request) -> web.Response:
+        return web.Response(status=204 if await self._own_end(request.match_info["call"]) else 404)
+
+    async def end_call(self, number: int, call: str) -> bool:
+        """End a call of the process `number`. False: there is none by this id."""
+        for state in await self._others():
+            if state.number == number:
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    url = f"http://127.0.0.1:{state.own_port}/calls/{quote(call, safe='')}"
+                    async with self._http.delete(url) as response:
+                        return response.status == 204
+        return False
 
     async def all_ready(self) -> Readiness:
         """Ready if any is; workers once, sessions and free places of all."""
@@ -89,15 +106,18 @@ class Siblings:
         texts |= dict(await self._ask("/metrics"))
         return labelled(texts)
 
-    async def _ask(self, path: str) -> list[tuple[int, bytes]]:
+    async def _others(self) -> list[GatewayState]:
         states = await asyncio.to_thread(read_states, self._state_dir)
-        others = [
+        return [
             state
             for state in states
             if isinstance(state, GatewayState)
             and state.port == self._http_port
             and state.own_port not in (None, self.port)
         ]
+
+    async def _ask(self, path: str) -> list[tuple[int, bytes]]:
+        others = await self._others()
         bodies = await asyncio.gather(*(self._get(f"http://127.0.0.1:{state.own_port}{path}") for state in others))
         return [(state.number, body) for state, body in zip(others, bodies, strict=True) if body is not None]
 

@@ -207,6 +207,21 @@ class VoicesConfig(Section):
     max_upload_mb: Annotated[float, Field(gt=0, le=1000)] = 20.0
 
 
+class IceServer(Section):
+    """A STUN or TURN server, as browsers have it."""
+
+    urls: list[Annotated[str, Field(pattern=r"^(stun|turn|turns):\S+$")]]
+    username: str | None = None
+    credential: str | None = None
+
+
+class WebRtcConfig(Section):
+    """Calls over WebRTC, where the extra `webrtc` is installed."""
+
+    enabled: bool = True
+    ice_servers: list[IceServer] = []
+
+
 class LogConfig(Section):
     """The console's lines, and log files under `dir`, one a role, rotated by size."""
 
@@ -236,4 +251,5 @@ class Config(Section):
     serve: ServeConfig = Field(default_factory=ServeConfig)
     recording: RecordingConfig = Field(default_factory=RecordingConfig)
     voices: VoicesConfig = Field(default_factory=VoicesConfig)
+    webrtc: WebRtcConfig = Field(default_factory=WebRtcConfig)
     log: LogConfig = Field(default_factory=LogConfig)

@@ -117,7 +117,8 @@ def test_every_requirement_is_pinned_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     pinned = {normal(name): version for name, version in pins.items()}
-    wanted = [requirement for extra in ("base", "gateway", "worker", "client") for requirement in requirements(extra)]
+    extras = ("base", "gateway", "worker", "client", "webrtc")
+    wanted = [requirement for extra in extras for requirement in requirements(extra)]
     for requirement in wanted:
         assert requirement.specifier.contains(pinned[normal(requirement.name)]), requirement
     assert set(pinned) == {normal(requirement.name) for requirement in wanted}

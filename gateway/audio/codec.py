@@ -36,6 +36,7 @@ class AudioFormat:
     channels: int = 1
     bit_depth: BitDepth = 16
     frame_ms: float = 20  # of one packet, where the encoding has packets
+    redundant: bool = False  # packets get lost on the way out: each holds the one before once more, if the codec can
 
 
 class Decoder(Protocol):

@@ -1,10 +1,15 @@
-"""Opus: one packet a message. A packet that is lost or damaged is made up for by libopus's own concealment."""
+"""Opus: one packet a message. A packet that is lost or damaged is taken from the next one where that has it (FEC), else
+made up for by libopus's own concealment."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import opuslib
+from opuslib.api import ctl as libopus_ctl
 from opuslib.api import decoder as libopus
+from opuslib.api import encoder as libopus_encoder
 
 from gateway.audio.codec import AudioFormat, Codec, CodecError
 from gateway.audio.containers import Recogniser
@@ -16,6 +21,7 @@ FRAMES_MS = (2.5, 5, 10, 20, 40, 60, 80, 100, 120)
 MAX_PACKET_MS = 120  # RFC 6716, 3.4
 MAX_DTX_BYTES = 2  # of a packet after which an encoder may send nothing: libopus, opus_encode's documentation
 MAX_BAD_RUN = 50  # damaged packets one after another: then it is no Opus
+_EXPECTED_LOSS_PERCENT = 10  # where packets may get lost; it decides how much room the redundancy gets
 _COMPLEXITY = 5  # half the cost of libopus's default on speech
 
 
@@ -55,14 +61,19 @@ class OpusDecoder:
 
     def decode(self, *, last: bool) -> Pcm:
         packets, self._packets = self._packets, []
-        parts = [self._decode(payload, round(ms * LINK_RATE / 1000)) for payload, ms in packets]
+        following = [*(payload for payload, _ in packets[1:]), None]
+        parts = [
+            self._decode(payload, round(ms * LINK_RATE / 1000), then)
+            for (payload, ms), then in zip(packets, following, strict=True)
+        ]
         return np.frombuffer(b"".join(parts), "<i2")
 
     def drain(self) -> Pcm:
         return self.decode(last=False)
 
-    def _decode(self, payload: bytes | None, samples: int) -> bytes:
-        """Exactly `samples` samples, so that time stays right."""
+    def _decode(self, payload: bytes | None, samples: int, following: bytes | None) -> bytes:
+        """Exactly `samples` samples, so that time stays right. What is lost is taken from the packet `following` it,
+        where the encoder put it in once more (in-band FEC, RFC 6716, 2.1.7), else made up."""
         sound = b""
         if payload is not None:
             try:
@@ -72,8 +83,17 @@ class OpusDecoder:
                 self._count_bad(f"Opus packet of {len(payload)} bytes: {error}")
                 payload = None
         if payload is None:
-            sound = libopus.decode(self._decoder.decoder_state, None, 0, samples, False, 1)
+            sound = self._conceal(samples, following)
         return sound if len(sound) == 2 * samples else sound[: 2 * samples].ljust(2 * samples, b"\0")
+
+    def _conceal(self, samples: int, following: bytes | None) -> bytes:
+        state = self._decoder.decoder_state
+        if following is not None:
+            with suppress(opuslib.OpusError):
+                restored: bytes = libopus.decode(state, following, len(following), samples, True, 1)
+                return restored
+        concealed: bytes = libopus.decode(state, None, 0, samples, False, 1)
+        return concealed
 
     def _count_bad(self, reason: str) -> None:
         self.concealed += 1
@@ -110,6 +130,10 @@ class OpusEncoder:
         self._resampler = StreamResampler(model_rate, audio.rate)
         self._encoder = opuslib.Encoder(audio.rate, 1, opuslib.APPLICATION_VOIP)
         self._encoder.complexity = _COMPLEXITY
+        if audio.redundant:
+            state = self._encoder.encoder_state
+            libopus_encoder.encoder_ctl(state, libopus_ctl.set_inband_fec, 1)
+            libopus_encoder.encoder_ctl(state, libopus_ctl.set_packet_loss_perc, _EXPECTED_LOSS_PERCENT)
         self._frame = round(audio.rate * audio.frame_ms / 1000)
         self._rest = np.zeros(0, np.int16)
 

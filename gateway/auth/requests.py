@@ -103,7 +103,9 @@ _BY_STATUS: dict[int, type[web.HTTPException]] = {
     403: web.HTTPForbidden,
     404: web.HTTPNotFound,
     409: web.HTTPConflict,
+    415: web.HTTPUnsupportedMediaType,
     429: web.HTTPTooManyRequests,
+    501: web.HTTPNotImplemented,
     503: web.HTTPServiceUnavailable,
     507: web.HTTPInsufficientStorage,
 }

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import Gateway
@@ -65,3 +66,44 @@ async def test_one_that_leaves_hands_its_new_callers_to_the_other(tmp_path: Path
         await staying.stop()
     for worker in (silent, lively):
         await worker.die()
+
+
+async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    from ..support.webrtc import RtcCaller
+
+    config = Config.model_validate(
+        {
+            "gateway": {"port": free_port(), "default_model": "echo"},
+            "auth": {"api_keys": [KEY]},
+            "link": {"port": free_port()},
+            "serve": {"state_dir": tmp_path / "temp"},
+            "recording": {"dir": tmp_path / "outputs"},
+        }
+    )
+    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
+    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    caller = RtcCaller()
+    async with aiohttp.ClientSession() as http:
+        for gateway in gateways:
+            await gateway.start()
+        services = [Service(gateway, http) for gateway in gateways]
+        for service in services:
+            await service.worker()
+        headers = {"Authorization": f"Bearer {KEY}"}
+        await caller.dial(http, services[0].url + "/webrtc", headers=headers)
+        await caller.configure()
+        number, key = caller.location.removeprefix("/webrtc/").split(".")
+        owner, other = gateways[int(number)], gateways[1 - int(number)]
+        states = tmp_path / "temp"
+        await services[0].until(lambda: len(list(states.glob("gateway-*.json"))) == len(gateways))
+        assert other._siblings is not None
+        assert not await other._siblings.end_call(int(number), "no-such-call")
+        assert len(owner.calls) == 1
+        assert await other._siblings.end_call(int(number), key)
+        assert len(owner.calls) == 0
+        await caller.hang_up()
+        for gateway in gateways:
+            await gateway.stop()
+        for service in services:
+            await service.workers[0].die()

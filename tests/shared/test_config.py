@@ -140,7 +140,11 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ("FASTVC_WORKER__DIT_LEFT_MS", "9000", ["worker", "dit_left_ms = 9000 must not exceed left_ms"]),
         ("FASTVC_WORKER__GATHER_MS", "11", ["worker.gather_ms", "10"]),
         ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),
-        ("FASTVC_WORKERS", "2", ["FASTVC_WORKERS", "auth, gateway, link, log, recording, serve, voices, worker"]),
+        (
+            "FASTVC_WORKERS",
+            "2",
+            ["section of auth, gateway, link, log, recording, serve, voices, webrtc, worker"],
+        ),
         ("FASTVC_WOKER__MODEL", "shift", ["FASTVC_WOKER__MODEL", "section"]),
         ("FASTVC_LOG__LEVEL", "LOUD", ["log.level", "'INFO'"]),
         ("FASTVC_LOG__LEVEL", "[", ["FASTVC_LOG__LEVEL", "not YAML"]),

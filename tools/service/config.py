@@ -39,7 +39,10 @@ def check(config: Config) -> None:
 
 
 def shown(config: Config) -> dict[str, Any]:
-    """All keys, as YAML has them; keys of callers hidden, but for the one that everybody knows."""
+    """All keys, as YAML has them; secrets hidden, but for the key that everybody knows."""
     content = config.model_dump(mode="json")
     content["auth"]["api_keys"] = [key if key == DEMO_KEY else HIDDEN for key in config.auth.api_keys]
+    for server in content["webrtc"]["ice_servers"]:
+        if server["credential"] is not None:
+            server["credential"] = HIDDEN
     return content

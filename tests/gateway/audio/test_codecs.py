@@ -186,6 +186,20 @@ def test_a_lost_or_damaged_packet_is_made_up_for_and_time_stays_right(bad: bytes
     assert 0.3 < np.sqrt(np.mean(gap**2) / np.mean(sound**2)) < 1.5  # the tone goes on: neither a hole nor a crash
 
 
+def test_a_lost_packet_comes_back_from_the_one_behind_it_where_that_holds_it_once_more() -> None:
+    wave = np.concatenate([tone(16_000, 0.1, hertz=hertz) for hertz in (200, 300, 400, 500)])  # nobody could guess it
+    errors = []
+    for redundant in (False, True):
+        encoder = OpusEncoder(AudioFormat("OPUS", 16_000, redundant=redundant), 16_000)
+        packets: list[bytes | None] = [*encoder.encode(wave, True)]
+        whole = decoded(OpusDecoder(AudioFormat("OPUS")), *packets).astype(float)
+        packets[10] = None  # 300 Hz gives way to 400
+        made = decoded(OpusDecoder(AudioFormat("OPUS")), *packets).astype(float)
+        assert len(made) == len(whole)
+        errors.append(np.sqrt(np.mean((made - whole)[10 * 320 : 11 * 320] ** 2)))
+    assert errors[1] < 0.5 * errors[0]
+
+
 def test_a_run_of_damaged_packets_ends_the_call() -> None:
     decoder = OpusDecoder(AudioFormat("OPUS"))
     for _ in range(MAX_BAD_RUN - 1):
