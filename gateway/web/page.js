@@ -38,9 +38,9 @@ export function button(text, pressed) {
   return made;
 }
 
-// A sound file as one channel at RATE_OUT.
-export async function decode(bytes) {
-  const sound = await new OfflineAudioContext(1, 1, RATE_OUT).decodeAudioData(bytes);
+// A sound file as one channel at `rate`.
+export async function decode(bytes, rate = RATE_OUT) {
+  const sound = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
   const mono = sound.getChannelData(0).slice();
   for (let channel = 1; channel < sound.numberOfChannels; channel += 1)
     sound.getChannelData(channel).forEach((sample, i) => (mono[i] += sample));

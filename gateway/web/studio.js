@@ -6,6 +6,7 @@ import { showLatency, showMeasure } from "./figures.js";
 import { wireFiles } from "./files.js";
 import { callSettings, deviceSettings, restore, showDevices, showLimits } from "./options.js";
 import { complain, el, tell, texts, translate } from "./page.js";
+import { showOwnVoice, wireOwnVoice } from "./own-voice.js";
 import { joined, present } from "./recording.js";
 import { loadVoices, showVoices } from "./voices.js";
 import { explain } from "./texts.js";
@@ -32,6 +33,7 @@ function speak() {
   showVoices();
   showDevices();
   showLimits();
+  showOwnVoice();
   showLatency({});
   if (!live.call) el("work").textContent = "";
 }
@@ -123,6 +125,7 @@ function wire() {
   el("key").value = access.typed;
   el("key").onchange = () => ((access.typed = el("key").value), loadVoices().catch(complain));
   wireFiles();
+  wireOwnVoice();
 }
 
 async function load() {
@@ -133,6 +136,7 @@ async function load() {
   }
   const { models } = await (await fetch("models")).json();
   showLimits(models[0]?.options);
+  showOwnVoice(models[0]?.reference_ms > 0);
   enter("idle", el("status").classList.contains("wrong") ? undefined : "");
 }
 

@@ -13,6 +13,16 @@ const EN = {
   reconnecting: "The line is lost; trying again.", no_worker: "No worker is connected yet. The page looks again every few seconds.",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
     `${steps || "–"} steps, batch of ${batch || "–"}, real-time factor ${rtf ?? "–"}, ${concealed} blocks concealed, ${gaps} gaps, ${Math.round(droppedMs)} ms caught up`,
+  own: "A voice of your own", own_hint: "Read this aloud, at your usual pace, in a quiet room. Only voices of people who agreed.",
+  own_line: "On a quiet morning I walk along the river, count the boats that pass, and think of nothing but the colour of the water.",
+  own_record: "Read into the microphone", own_stop: "Done", own_reading: "Listening … read the line, then press Done.", own_file: "Or choose a recording, 1 to 30 s",
+  own_clip: "Your recording", own_name: "Its name", own_add: "Add the voice", own_added: (name) => `${name} is there and chosen. Listen, or start.`,
+  reasons: {
+    too_short: "Too short: at least one second.", too_long: "Too long: at most 30 seconds.", silent: "Nothing is to be heard: is the microphone on?",
+    too_quiet: "Too quiet: come closer to the microphone.", clipped: "Too loud: step back from the microphone.", no_speech: "No speech is to be heard in it.",
+    several_talkers: "Several people speak in it: one alone, please.", full: "You have as many voices as may be kept: remove one.", unreadable: "This is no recording that can be read: try WAV or FLAC.",
+    too_large: "The recording is too large.", name: "Choose another name: letters, digits, - _ . and none that is taken.", scope: "Your key may not add voices: ask the operator for the scope “voices”.",
+  },
   errors: {
     AUTH_FAILED: "The key is not known here: type one that the operator gave you.", OVERLOADED: "All places are taken: try again in a minute.",
     TOO_MANY_SESSIONS: "All places are taken: try again in a minute.", CONNECTION: "The service does not answer: is it running?",
@@ -34,6 +44,15 @@ const ZH = {
   reconnecting: "连接中断，正在重试。", no_worker: "还没有可用的工作进程，页面会每隔几秒再查看。",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
     `${steps || "–"} 步，批量 ${batch || "–"}，实时率 ${rtf ?? "–"}，掩盖 ${concealed} 块，断续 ${gaps} 次，追回 ${Math.round(droppedMs)} 毫秒`,
+  own: "我的音色", own_hint: "请在安静的房间里，用平常的语速朗读下面这句话。只可使用已同意者的声音。",
+  own_line: "清晨我沿着河边散步，数着来往的小船，听着水声，心里什么也不想，只看着天空慢慢变亮。",
+  own_record: "对着麦克风朗读", own_stop: "完成", own_reading: "正在聆听……读完后请按“完成”。", own_file: "或选择一段录音（1 至 30 秒）",
+  own_clip: "您的录音", own_name: "名称", own_add: "添加音色", own_added: (name) => `${name} 已添加并选中，可以试听或开始。`,
+  reasons: {
+    too_short: "太短：至少一秒。", too_long: "太长：最多 30 秒。", silent: "没有声音：麦克风开了吗？", too_quiet: "声音太小：请靠近麦克风。", clipped: "声音太大：请离麦克风远一些。",
+    no_speech: "没有听到人声。", several_talkers: "有多人说话：请只由一人朗读。", full: "可保存的音色已满：请删除一个。", unreadable: "无法读取该录音：请用 WAV 或 FLAC。",
+    too_large: "录音文件太大。", name: "请换一个名称：字母、数字、- _ .，且未被占用。", scope: "您的密钥不能添加音色：请向管理员申请 voices 权限。",
+  },
   errors: {
     AUTH_FAILED: "密钥无效：请输入管理员提供的密钥。", OVERLOADED: "名额已满：请稍后再试。", TOO_MANY_SESSIONS: "名额已满：请稍后再试。",
     CONNECTION: "服务没有响应：它在运行吗？", INSECURE: "请用 https 或 localhost 打开本页，否则浏览器不提供麦克风。",

@@ -140,7 +140,7 @@ def firefox(tmp_path: Path) -> Iterator[Visitor]:
 
 def _serve(folder: Path, **settings: Any) -> Iterator[Serve]:
     need("node", "chromium")  # nothing is started for visits that cannot be made
-    demo = {"AUTH__API_KEYS": '["fast-vc-demo-key"]'}
+    demo = {"AUTH__API_KEYS": '["fast-vc-demo-key"]', "VOICES__DIR": folder / "uploads"}
     serve = Serve(folder).start(**{**demo, **settings})
     yield serve
     assert serve.stop() == 0

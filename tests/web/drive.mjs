@@ -11,7 +11,7 @@ const wanted = JSON.parse(process.argv[2]);
 await mkdir(wanted.out, { recursive: true });
 const line = await makeLine(wanted.port);
 const browser = await launch(wanted);
-const seen = { version: await browser.version(), faults: [] };
+const seen = { version: await browser.version(), faults: [], violations: [] };
 try {
   const page = await browser.newPage();
   page.setDefaultTimeout(60_000);
@@ -19,7 +19,7 @@ try {
   page.on("console", (message) => message.type() === "error" && seen.faults.push(`console: ${message.text()}`));
   await page.evaluateOnNewDocument(listenIn);
   const url = `http://127.0.0.1:${line.port}/`;
-  Object.assign(seen, await { ...calls, ...parts }[wanted.scenario]({ page, line, url, wanted, out: wanted.out }));
+  Object.assign(seen, await { ...calls, ...parts }[wanted.scenario]({ page, line, url, wanted, out: wanted.out, violations: seen.violations }));
   const heard = await page.evaluate(() => window.heard?.());
   if (heard?.rate) {
     await writeFile(`${wanted.out}/input.f32`, Buffer.from(heard.input, "base64"));

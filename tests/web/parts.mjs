@@ -1,6 +1,6 @@
 // What visitors do with the parts of the studio, one after the other. Each resolves with what it saw.
 
-import { begin, end, look, sleep, stateIs } from "./scenarios.mjs";
+import { begin, check, end, look, sleep, stateIs } from "./scenarios.mjs";
 
 // Before any script of the page: what it asks devices for. `window.asked`: {input: constraints, sink: id}.
 function spyOnDevices() {
@@ -93,4 +93,43 @@ export async function monitor(visit) {
   await sleep(500);
   const released = await page.$eval("#monitor", (element) => element.getAttribute("aria-pressed"));
   return { early, from, to, stalled, resumed, pressed, released, ...(await end(visit)) };
+}
+
+// A voice of one's own, read into the microphone; another from a recording; what is said of one that is of no use.
+export async function ownVoice(visit) {
+  const { page, url, wanted } = visit;
+  const said = () => page.waitForFunction(() => document.getElementById("own-said").textContent).then((text) => text.jsonValue());
+  const names = () => page.$$eval(".voice > :first-child", (cards) => cards.map((card) => card.firstChild.textContent));
+  const add = async (name) => {
+    await page.$eval("#own-name", (field) => (field.value = ""));
+    await page.type("#own-name", name);
+    await page.click("#own-add");
+    await page.waitForFunction(() => document.getElementById("own-said").textContent && !document.getElementById("own-add").disabled);
+    return said();
+  };
+  await page.goto(url);
+  await stateIs(page, "idle");
+  await page.click("#own summary");
+  await page.click("#own-record");
+  await sleep(wanted.read_ms);
+  await page.click("#own-record");
+  await page.waitForSelector("#own-clip audio");
+  const read = await page.$eval("#own-clip figcaption", (caption) => caption.textContent);
+  const taken = await add("carlo");
+  const added = await add("read-aloud");
+  const chosen = await page.$eval('.voice [aria-pressed="true"]', (card) => card.firstChild.textContent);
+  await check(visit, "own");
+  await (await page.$("#own-file")).uploadFile(wanted.silence);
+  await page.waitForFunction(() => document.querySelector("#own-clip figcaption").textContent.includes("2.0 s"));
+  const silent = await add("nothing");
+  await page.click("#toggle"); // at once
+  await stateIs(page, "live");
+  await sleep(4000);
+  await end(visit);
+  await page.reload();
+  await stateIs(page, "idle");
+  const kept = await names();
+  await page.click(".voice:last-child button:last-child");
+  await page.waitForFunction((count) => document.querySelectorAll(".voice").length < count, {}, kept.length);
+  return { read, taken, added, chosen, silent, kept, left: await names() };
 }

@@ -20,6 +20,14 @@ export async function end({ page }) {
 
 export const look = (page) => page.evaluate(() => window.studio.look());
 
+// axe-core's opinion of what is shown, kept in `visit.violations`, and a picture of it, STATE.png.
+export async function check({ page, out, violations }, state) {
+  await page.evaluate(await readFile(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
+  const found = await page.evaluate(() => window.axe.run());
+  violations.push(...found.violations.map(({ id, nodes }) => `${state}: ${id} ${nodes.map((node) => node.html).join(" ").slice(0, 300)}`));
+  await page.screenshot({ path: `${out}/${state}.png`, fullPage: true });
+}
+
 // Speaks for wanted.talk_ms.
 export async function talk(visit) {
   await begin(visit);
@@ -45,25 +53,17 @@ export async function stall(visit) {
 // Everything at once: a call that is muted, recorded and photographed, a voice listened to, a file dropped, axe-core in
 // each state, both languages, a phone's width, a reload.
 export async function tour(visit) {
-  const { page, url, wanted, out } = visit;
-  const axe = await readFile(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-  const violations = [];
-  const check = async (state) => {
-    await page.evaluate(axe);
-    const found = await page.evaluate(() => window.axe.run());
-    violations.push(...found.violations.map(({ id, nodes }) => `${state}: ${id} ${nodes.map((node) => node.html).join(" ").slice(0, 300)}`));
-    await page.screenshot({ path: `${out}/${state}.png`, fullPage: true });
-  };
+  const { page, url, wanted } = visit;
   await page.goto(url);
   await stateIs(page, "idle");
-  await check("idle");
+  await check(visit, "idle");
   await page.click("#record");
   await page.click(".voice:last-child > :first-child");
   await page.click("#toggle");
   await stateIs(page, "live");
   await sleep(5000);
   const live = await look(page);
-  await check("live");
+  await check(visit, "live");
   await page.keyboard.press("Space");
   await sleep(1500);
   const muted = { ...(await look(page)), pressed: await page.$eval("#mute", (button) => button.getAttribute("aria-pressed")) };
@@ -76,11 +76,11 @@ export async function tour(visit) {
   await input.uploadFile(wanted.speech);
   await page.waitForSelector("#files audio");
   const files = await page.$$eval("#files figcaption", (captions) => captions.map((caption) => caption.textContent));
-  await check("files");
+  await check(visit, "files");
   await page.emulateMediaFeatures?.([{ name: "prefers-color-scheme", value: "dark" }]).catch(() => {});
   await page.setViewport({ width: 390, height: 800 });
   await page.select("#language", "zh");
-  await check("phone");
+  await check(visit, "phone");
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
   await page.reload();
   await stateIs(page, "idle");
@@ -89,7 +89,7 @@ export async function tour(visit) {
     voice: document.querySelector('.voice [aria-pressed="true"]').firstChild.textContent,
     last: document.querySelector(".voice:last-child > :first-child").firstChild.textContent,
   }));
-  return { violations, live, muted, recordings, files, overflow, kept };
+  return { live, muted, recordings, files, overflow, kept };
 }
 
 // The line is cut: the page finds its way back by itself.

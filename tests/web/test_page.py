@@ -32,6 +32,7 @@ def heard(visit: Visit, from_s: float) -> Wave:
 
 def check_no_fault(visit: Visit) -> None:
     assert visit.seen["faults"] == []
+    assert visit.seen["violations"] == []  # of axe-core, where it was asked
 
 
 def check_converted(visit: Visit, talk_s: float) -> None:
@@ -92,7 +93,6 @@ def test_a_tour_of_the_studio(chromium: Visitor, shifting: Serve) -> None:
     visit = chromium(shifting.port, "tour")
     check_no_fault(visit)
     seen = visit.seen
-    assert seen["violations"] == []
     parts = seen["live"]["latency"]
     assert all(parts[name] is not None for name in ("block", "network", "queue", "conversion", "playback", "total"))
     assert parts["total"] == pytest.approx(sum(ms for name, ms in parts.items() if name != "total"), abs=150)

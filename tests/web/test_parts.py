@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 
 from tests.e2e.conftest import Serve
 
@@ -54,3 +57,22 @@ def test_ones_own_voice_is_heard_while_the_button_is_held_and_never_else(chromiu
     assert max(alike.values()) < 0.7, alike  # it is another voice, also
     stalled = visit.output[int((seen["resumed"] - 1) * visit.rate) : int((seen["resumed"] - 0.3) * visit.rate)]
     assert np.abs(stalled).max() < 1e-4  # where nothing comes from the worker
+
+
+def test_a_voice_of_ones_own_is_read_aloud_named_and_used_at_once(
+    chromium: Visitor, shifting: Serve, tmp_path: Path
+) -> None:
+    """Some 20 s: eight are a recording and a call in real time."""
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(2 * 16_000, np.int16), 16_000)
+    visit = chromium(shifting.port, "ownVoice", read_ms=4000, silence=str(silence))
+    seen = visit.seen
+    assert [fault for fault in seen["faults"] if "40" not in fault] == []  # browsers note refusals
+    assert seen["violations"] == []
+    assert "Choose another name" in seen["taken"]
+    assert "read-aloud is there" in seen["added"]
+    assert seen["chosen"] == "read-aloud"
+    assert "Nothing is to be heard" in seen["silent"]
+    assert seen["kept"][-1] == "read-aloud"
+    assert "carlo" in seen["kept"]
+    assert seen["left"] == seen["kept"][:-1]
