@@ -27,6 +27,7 @@ from gateway.recording.exposition import RecorderFigures
 from gateway.recording.recorder import Recorder
 from gateway.recording.traces import Traces
 from gateway.recording.vault import Vault
+from gateway.resume.returns import Returns
 from gateway.routes.catalogue import catalogue_routes
 from gateway.routes.page import page_routes
 from gateway.routes.recordings import recording_routes
@@ -68,11 +69,12 @@ class Gateway:
         check_auth(self.config)
         version()  # asks git once, before anybody waits
         recording = self.config.recording
+        secret = shared_secret(self.config.serve.state_dir)
         self.door = Door(
             self.config.auth,
             is_private=gateway.is_private,
             on_denied=lambda reason: self.metrics.denied.labels(reason).inc(),
-            passes=Passes(shared_secret(self.config.serve.state_dir)),
+            passes=Passes(secret),
         )
         self.recorder = Recorder(
             recording.dir,
@@ -103,9 +105,18 @@ class Gateway:
         self.link.start(self.pool)
         kept = self.config.voices
         voices = VoiceStore(kept.dir, per_principal=kept.per_principal, total=kept.total)
+        self.returns = Returns(self.config.serve.state_dir / "resume", secret, gateway.resume_window_s)
         self.calls = Calls(
-            self.config, self.pool, self.metrics, self._codec_threads, self.door, self.traces, References(voices)
+            self.config,
+            self.pool,
+            self.metrics,
+            self._codec_threads,
+            self.door,
+            self.traces,
+            References(voices),
+            self.returns,
         )
+        upgrades = WebSocketUpgrades(gateway, self.calls, self.door, origins)
         app = web.Application(middlewares=[addresses])
         self._siblings: Siblings | None = None
         if self._number is not None:
@@ -116,6 +127,7 @@ class Gateway:
                 lambda: readiness(self.pool, self.calls),
                 self.metrics.text,
                 lambda call: self._offers.end_own(call),
+                upgrades.handle,
             )
         end_elsewhere = None if self._siblings is None else self._siblings.end_call
         self._offers = open_offers(
@@ -124,11 +136,12 @@ class Gateway:
         )
         if self._siblings is not None:
             await self._siblings.start()
+        await asyncio.to_thread(self.returns.start, None if self._siblings is None else self._siblings.port)
         app.add_routes(status_routes(self.pool, self.calls, self.metrics, self._siblings))
         app.add_routes(catalogue_routes(self.pool, origins))
         max_upload_bytes = int(kept.max_upload_mb * 1e6)
         app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes).routes())
-        app.add_routes(session_routes(WebSocketUpgrades(gateway, self.calls, self.door, origins)))
+        app.add_routes(session_routes(upgrades))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(webrtc_routes(self._offers))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
@@ -158,6 +171,7 @@ class Gateway:
         """Who calls from now on finds another process, or a closed port; sessions get their audio and close 1001; then
         everything else ends."""
         await self._site.stop()
+        await asyncio.to_thread(self.returns.beat, leaving=True)
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
         await self.calls.drain(self.config.gateway.shutdown_grace_s)
         for task in self._tasks:
@@ -187,6 +201,7 @@ class Gateway:
     async def _report(self) -> None:
         while True:
             await asyncio.to_thread(self._state.write, self._describe())
+            await asyncio.to_thread(self.returns.beat)
             await asyncio.sleep(_STATE_INTERVAL_S)
 
     def _describe(self) -> GatewayState:

@@ -5,73 +5,69 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from gateway.audio.opus import OPUS
-from gateway.audio.table import find_codec
-from gateway.auth.door import Door
 from gateway.auth.guard import guard
 from gateway.auth.ledger import LimitReached, Ticket
-from gateway.auth.principal import ANYBODY, CredentialError
-from gateway.blocks import BlockLayout
-from gateway.caller import Caller, Cue, Heard, Lost
+from gateway.auth.principal import CredentialError
+from gateway.context import CallContext
 from gateway.errors import CallerGone, SessionError
 from gateway.events import AnswerSent, SessionObserver
-from gateway.metrics import Metrics
+from gateway.hearing import Hearing
+from gateway.opening import open_session
 from gateway.pace import Pace
-from gateway.pool import Pool, Reservation
+from gateway.pool import Reservation
+from gateway.reception import Visit
 from gateway.recording.folder import CallInfo
-from gateway.recording.traces import Traces
 from gateway.request import SessionRequest
+from gateway.resume.continuation import Continuation
+from gateway.resume.line import Line
+from gateway.resume.said import Said
 from gateway.session import Session
-from gateway.silence import SilenceWatch
 from gateway.statistics import block_stats
-from gateway.stream import Stream, StreamCounters, StreamSpec
-from gateway.voices.references import Reference, References
-from shared.config import GatewayConfig
+from gateway.stream import Stream, StreamSpec
 from shared.log import for_session
 
 if TYPE_CHECKING:
     from loguru import Logger
 
-_NOT_KEPT = ("api_key", "voice_audio")  # of a request, in a recording
+_NOT_KEPT = ("api_key", "resume", "voice_audio")  # of a request, in a recording
 Claim = Callable[[str], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class CallContext:
-    """What all calls of a gateway share."""
-
-    config: GatewayConfig
-    door: Door
-    pool: Pool
-    counters: StreamCounters
-    codec_threads: Executor
-    draining: asyncio.Event  # set: calls get their sound, and end
-    metrics: Metrics
-    traces: Traces
-    references: References
 
 
 class Call:
     """Whatever happens is told to the caller, and logged."""
 
-    def __init__(self, caller: Caller, context: CallContext, claim: Claim) -> None:
+    def __init__(self, visit: Visit, context: CallContext, claim: Claim) -> None:
         """`claim` makes a session's id this call's own. Raises `SessionError` where another call has it."""
-        self.caller = caller
         self.replaced = False  # by another call of the same session
+        self.rests = False  # its caller is away, and it has no worker
+        self.principal, self._request = visit.principal, visit.request
+        self.name, self._token = context.returns.issue(visit.request.session_id, visit.principal.name)
+        resume = visit.request.resume
+        self.line = Line(
+            visit.caller,
+            Said(visit.request.audio_out, 0 if resume is None else resume.heard or 0),
+            window_s=context.config.resume_window_s if visit.caller.may_return else 0.0,
+            draining=context.draining,
+            on_rest=self._rest,
+            on_return=self._wake,
+        )
         self._context, self._claim = context, claim
         self._config, self._pool = context.config, context.pool
         self._now = asyncio.get_running_loop().time
-        self._log: Logger = for_session("-")
+        self._log: Logger = for_session(visit.request.session_id)
         self._session: Session | None = None
+        self._stream: Stream | None = None  # while it has or may have a worker
+        self._continuation: Continuation | None = None
+        self._drained = False  # the gateway's end cut the caller's sound short
         self._ticket: Ticket | None = None
         self._pace = Pace(context.config.max_audio_rate, self._now)
 
     async def run(self, reservation: Reservation) -> str:
-        """From the first message to the close; returns how it ended: "complete", "gone", "cut off" or an error code."""
+        """To the close; returns how it ended: "complete", "gone", "cut off" or an error code."""
         outcome = "cut off"
         try:
             outcome = await self._run(reservation)
@@ -82,6 +78,7 @@ class Call:
         finally:
             if self._session is not None:
                 self._log.info("{}: {}", outcome, self._session.end(outcome))
+            self.line.close()
             if self._ticket is not None:
                 self._ticket.leave()
         return outcome
@@ -89,8 +86,8 @@ class Call:
     async def _run(self, reservation: Reservation) -> str:
         try:
             try:
-                request = await self._introduce()
-                await self._converse(request, reservation)
+                self._ticket = self._enter()
+                await self._converse(reservation)
                 return "complete"
             except (CallerGone, ConnectionError, SessionError):
                 raise
@@ -102,88 +99,57 @@ class Call:
         except SessionError as error:
             self._log.warning("{}: {}", error.code, error.message)
             with contextlib.suppress(CallerGone, ConnectionError):
-                await self.caller.refuse(error)
+                await self.line.caller.refuse(error)
             return error.code
 
-    async def _introduce(self) -> SessionRequest:
-        timeout_s = self._config.config_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                request = await self.caller.introduce()
-        except TimeoutError:
-            raise SessionError("TIMEOUT", f"no configuration within {timeout_s:g} s") from None
-        self._log = for_session(request.session_id)
-        self._ticket = await self._enter(request)
-        return request
+    def speaks_as(self, request: SessionRequest) -> bool:
+        """Whether the sound of `request` lies in its messages as this call's does."""
+        return (request.audio_in, request.audio_out) == (self._request.audio_in, self._request.audio_out)
 
-    async def _enter(self, request: SessionRequest) -> Ticket:
-        """Who calls, and their place among their limits."""
-        door, principal = self._context.door, self.caller.principal
+    def give_up(self) -> None:
+        """Another call needs what this one's limits leave; it is about to be cancelled."""
+        if self._ticket is not None:
+            self._ticket.leave()
+
+    def _enter(self) -> Ticket:
+        """The principal's place among their limits."""
+        door, metrics = self._context.door, self._context.metrics
         try:
-            if principal is None and request.api_key is None:
-                principal = ANYBODY  # the protocol carries no key
-            elif principal is None:
-                principal = await door.identify(request.api_key or "", self.caller.address)
-            return door.enter(principal)
+            try:
+                return door.enter(self.principal)
+            except LimitReached as error:
+                if error.limit != "sessions" or not self._context.make_room(self.principal.name):
+                    raise
+                return door.enter(self.principal)
         except CredentialError as error:
             raise SessionError("AUTH_FAILED", str(error), {"fields": ["api_key"]}) from None
         except LimitReached as error:
-            self._context.metrics.refused.labels(error.limit).inc()
+            metrics.refused.labels(error.limit).inc()
             raise SessionError("TOO_MANY_SESSIONS", error.message, {"limit": error.limit}) from None
 
-    async def _converse(self, request: SessionRequest, reservation: Reservation) -> None:
-        await self._claim(request.session_id)
-        assert self._ticket is not None
-        reference = await self._context.references.of(request, self._ticket.principal.name)
-        session, stream = self._open(request, reference)
+    async def _converse(self, reservation: Reservation) -> None:
+        await self._claim(self._request.session_id)
+        reference = await self._context.references.of(self._request, self.principal.name)
+        opening = open_session(self._request, reference, self._context, self._observers)
+        self._stream = stream = opening.stream
         reservation.release()
         try:
             await self._await_opened(stream)
-            self._session = session
-            self._log.info("{}, voice {}, {}", self.caller.transport, stream.spec.voice, request)
-            layout = stream.spec.layout
-            details = {"block_ms": layout.block_ms, "prefill_ms": layout.prefill_ms, "delay_ms": layout.delay_ms}
-            await self.caller.ready(details)
-            drained = await self._carry(session, stream, stats=request.stats)
-            await self.caller.complete(session.summary(), going_away=drained)
+            self._session = session = opening.session
+            self._continuation = opening.continuation
+            self._log.info("{}, voice {}, {}", self.line.caller.transport, stream.spec.voice, self._request)
+            await self.line.caller.ready(self._details())
+            await self._carry(session, stream)
         finally:
             self._pool.leave(stream)
 
-    def _open(self, request: SessionRequest, reference: Reference | None) -> tuple[Session, Stream]:
-        config = self._config
-        codec_in, codec_out = find_codec(request.audio_in.encoding), find_codec(request.audio_out.encoding)
-        assert codec_in is not None
-        assert codec_out is not None
-        decoder = codec_in.decoder(request.audio_in)
-        worker = self._pool.pick(request.voice, request.model, brings_voice=reference is not None)
-        hello = worker.hello
-        layout = BlockLayout.fit(
-            hello.block_ms, hello.delay_ms, hello.sample_rate_out, config.prefill_ms, decoder.lag_ms
-        )
-        voice = reference.id if reference else request.voice or hello.voices[0].name
-        flac = reference.flac if reference else b""
-        spec = StreamSpec(request.session_id, voice, hello.model, layout, request.options, flac)
-        budget_s = config.latency_budget_ms / 1000
-        stream = Stream(spec, budget_s=budget_s, counters=self._context.counters, clock=self._now)
-        session = Session(
-            stream,
-            decoder,
-            codec_out.encoder(request.audio_out, layout.rate_out),
-            self._context.codec_threads,
-            max_waiting=config.max_waiting_blocks,
-            observers=[self._context.metrics.meter(layout.block_ms), self._pace, *self._follow(request, spec)],
-        )
-        self._pool.adopt(stream, worker)
-        return session, stream
-
-    def _follow(self, request: SessionRequest, spec: StreamSpec) -> list[SessionObserver]:
-        assert self._ticket is not None
-        principal, layout = self._ticket.principal, spec.layout
+    def _observers(self, spec: StreamSpec) -> list[SessionObserver]:
+        request, layout = self._request, spec.layout
         asked = {name: value for name, value in asdict(request).items() if name not in _NOT_KEPT}
         info = CallInfo(
             request.session_id,
-            principal.name,
-            self.caller.transport,
+            self.principal.name,
+            self.line.caller.transport,
             request.voice or spec.voice,
             spec.model,
             layout.block_ms,
@@ -192,7 +158,23 @@ class Call:
             opus_in=request.audio_in.encoding == OPUS.name,
             opus_out=request.audio_out.encoding == OPUS.name,
         )
-        return self._context.traces.follow(info, principal.record, self._log)
+        followers = self._context.traces.follow(info, self.principal.record, self._log)
+        return [self._context.metrics.meter(layout.block_ms), self._pace, *followers]
+
+    def _details(self) -> dict[str, Any]:
+        """How the answer lies in time, and how to come back."""
+        assert self._session is not None
+        layout = self._session.layout
+        details: dict[str, Any] = {
+            "block_ms": layout.block_ms,
+            "prefill_ms": layout.prefill_ms,
+            "delay_ms": layout.delay_ms,
+        }
+        if self.line.may_return:
+            details |= {"resume": self._token, "resume_within_s": self._config.resume_window_s}
+        if (began := self._continuation) is not None:
+            details |= {"resumed": True, "new_stream": True, "received": began.received, "heard": began.heard}
+        return details
 
     async def _await_opened(self, stream: Stream) -> None:
         timeout_s = self._config.processing_timeout_s
@@ -204,86 +186,95 @@ class Call:
 
     # --- sound both ways ------------------------------------------------------------------------------------
 
-    async def _carry(self, session: Session, stream: Stream, *, stats: bool) -> bool:
-        """Until all sound is answered; True if the gateway's end cut the input short."""
+    async def _carry(self, session: Session, stream: Stream) -> None:
+        """Until all sound is answered and the caller has it."""
         limit_s = self._config.max_session_s
         reader = asyncio.create_task(self._read_all(session))
-        writer = asyncio.create_task(session.write(self._say, self._report if stats else None))
+        writer = asyncio.create_task(self._write_all(session))
         guarded = asyncio.create_task(self._guard(stream))
-        failure = stream.failure
         try:
             async with asyncio.timeout(limit_s):
-                await _both(reader, writer, failure)
-                return not reader.result()
+                await _until(writer, reader, stream.failure)
         except TimeoutError:
             raise SessionError("TIMEOUT", f"the session is longer than {limit_s:g} s") from None
         finally:
             for task in (reader, writer, guarded):
                 task.cancel()
             await asyncio.gather(reader, writer, guarded, return_exceptions=True)
+        self._stream = None
+        self._pool.leave(stream)
+        await self._conclude(session.summary())
+
+    async def _conclude(self, stats: dict[str, Any]) -> None:
+        """Say that this was all; again to a caller who comes back because the connection broke over it."""
+        while not await self.line.caller.complete(stats, going_away=self._drained) and self.line.may_return:
+            self.line.lose(self.line.caller, CallerGone())
+            settled, attending = asyncio.create_task(self.line.settle()), asyncio.create_task(self._attend())
+            try:
+                await asyncio.wait((settled, attending), return_when=asyncio.FIRST_COMPLETED)
+                if not settled.done():
+                    return
+            finally:
+                settled.cancel()
+                attending.cancel()
+                await asyncio.gather(settled, attending, return_exceptions=True)
+
+    # --- a caller who is away -------------------------------------------------------------------------------
+
+    def _rest(self) -> bool:
+        if self._stream is not None and self._stream.is_busy:
+            return False
+        if self._stream is not None:
+            self._pool.rest(self._stream)
+        self.rests = True
+        self._log.info("the caller is away: the place is given up")
+        return True
+
+    def _wake(self) -> dict[str, Any]:
+        assert self._session is not None
+        if self.rests and self._stream is not None:
+            self._pool.wake(self._stream)
+        self.rests = False
+        self._session.realign()
+        self._context.metrics.resumed.labels("same").inc()
+        began, rate = self._continuation, self._request.audio_in.rate
+        received = (0 if began is None else began.received) + round(self._session.received_ms * rate / 1000)
+        self._log.info("the caller is back, from sample {} on", received)
+        return self._details() | {"resumed": True, "new_stream": False, "received": received}
 
     async def _guard(self, stream: Stream) -> None:
         """Ends the call when its caller may not go on."""
         assert self._ticket is not None
-        stream.fail(await guard(self._context.door, self._ticket, self.caller.warn))
+        stream.fail(await guard(self._context.door, self._ticket, self._warn))
 
-    async def _read_all(self, session: Session) -> bool:
-        ended = await self._read(session)
+    async def _warn(self, message: str, seconds_left: int) -> None:
+        await self.line.tell(lambda caller: caller.warn(message, seconds_left))
+
+    async def _read_all(self, session: Session) -> None:
+        hearing = Hearing(self.line, session, self._pace, self._config, self._context.draining)
+        if not await hearing.run():
+            self._drained = True
+            window_s = self._config.resume_window_s if self.line.may_return else 0.0
+            await self.line.tell(lambda caller: caller.going_away(window_s))
         await session.finish()
-        return ended
+        await self._attend()
 
-    async def _read(self, session: Session) -> bool:
-        """The caller's messages; True at their end, False where the gateway's end came first."""
-        config, draining = self._config, self._context.draining
-        watch = SilenceWatch(idle_s=config.idle_timeout_s, hold_s=config.hold_ms / 1000, on_pause=session.pause)
-        interrupt = asyncio.create_task(watch.interrupt_at(draining))
-        try:
-            while not draining.is_set():
-                await self._pace.wait()
-                watch.listen()
-                heard = await self.caller.hear()
-                await watch.heard(sound=isinstance(heard, bytes) and len(heard) > 0)
-                if await self._take(heard, session):
-                    return True
-            return False
-        except asyncio.CancelledError:
-            if watch.error is not None:
-                raise watch.error from None
-            if watch.idle:
-                raise SessionError("TIMEOUT", f"no message within {config.idle_timeout_s:g} s") from None
-            if watch.interrupted:
-                return False
-            raise
-        finally:
-            interrupt.cancel()
-            await watch.stop()
+    async def _attend(self) -> None:
+        """Nothing more is expected, but the connection may break and the caller come back."""
+        while True:
+            await self.line.hear()
 
-    async def _take(self, heard: Heard, session: Session) -> bool:
-        """Whether that was the end."""
-        match heard:
-            case bytes():
-                if heard:
-                    await session.feed(heard)
-            case Lost():
-                for _ in range(heard.count):
-                    await session.feed(None)
-            case Cue.END:
-                return True
-            case Cue.PING | Cue.ALIVE:
-                pass
-            case Cue.UNKNOWN:
-                session.ignored += 1
-            case _:
-                assert_never(heard)
-        return False
+    async def _write_all(self, session: Session) -> None:
+        await session.write(self._say, self._report if self._request.stats else None)
+        await self.line.settle()
 
     async def _say(self, payload: bytes) -> None:
-        await self._in_time(self.caller.say(payload))
+        await self._in_time(self.line.say(payload))
 
     async def _report(self, event: AnswerSent) -> None:
         assert self._session is not None
         stats = {**block_stats(event), "padded_ms": round(self._session.padded_ms, 3)}
-        await self._in_time(self.caller.report(stats))
+        await self._in_time(self.line.tell(lambda caller: caller.report(stats)))
 
     async def _in_time(self, saying: Awaitable[None]) -> None:
         timeout_s = self._config.send_timeout_s
@@ -294,16 +285,16 @@ class Call:
             raise SessionError("TIMEOUT", f"the caller read nothing for {timeout_s:g} s") from None
 
 
-async def _both(reader: asyncio.Task[bool], writer: asyncio.Task[None], failure: asyncio.Future[SessionError]) -> None:
-    """Wait until both sides are done; raises what either raises, or the stream's failure."""
-    running: set[asyncio.Future[Any]] = {reader, writer}
-    while running:
-        done, _ = await asyncio.wait({*running, failure}, return_when=asyncio.FIRST_COMPLETED)
-        if failure in done:
-            raise failure.result()
-        for task in done:
-            task.result()
-        running -= done
+async def _until(writer: asyncio.Task[None], reader: asyncio.Task[None], failure: asyncio.Future[SessionError]) -> None:
+    """Wait until all is said; raises what either side raises, or the stream's failure."""
+    sides: set[asyncio.Future[Any]] = {writer, reader, failure}
+    done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+    if writer in done:
+        writer.result()
+    elif failure in done:
+        raise failure.result()
+    else:
+        reader.result()
 
 
 async def _any(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:

@@ -27,7 +27,14 @@ class Lost:
     count: int
 
 
-Heard = bytes | Lost | Cue
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The caller has heard everything before this position, in samples."""
+
+    samples: int
+
+
+Heard = bytes | Lost | Acknowledged | Cue
 
 
 class Caller(Protocol):
@@ -37,11 +44,16 @@ class Caller(Protocol):
     address: str  # where the call comes from, as far as is known
     principal: Principal | None  # whose credential came with the connection
 
+    @property
+    def may_return(self) -> bool:
+        """Over another connection, should this one break; known after the introduction."""
+        ...
+
     async def introduce(self) -> SessionRequest:
         """What the caller asks for. Raises `SessionError`."""
         ...
 
-    async def ready(self, details: dict[str, int]) -> None:
+    async def ready(self, details: dict[str, Any]) -> None:
         """The session is open; `details` say how the answer lies in time."""
         ...
 
@@ -61,12 +73,24 @@ class Caller(Protocol):
         """How the block was made that was said last; for callers who asked for it."""
         ...
 
-    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
-        """The answer is whole. `going_away`: the gateway stops."""
+    async def going_away(self, resume_within_s: float) -> None:
+        """The gateway stops: what was heard is answered, and the caller may go on elsewhere."""
+        ...
+
+    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> bool:
+        """The answer is whole; whether the caller has taken note. `going_away`: the gateway stops."""
         ...
 
     async def refuse(self, error: SessionError) -> None:
         """The call ends with `error`; said once, then hung up."""
+        ...
+
+    async def forward(self, port: int) -> None:
+        """Have the caller served by the process that listens there on loopback, to the end."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection without a word; whoever waits for the caller is told that they are gone."""
         ...
 
     async def is_alive(self) -> bool:

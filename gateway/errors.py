@@ -58,3 +58,8 @@ def refused_by_worker(code: ErrorCode, message: str) -> SessionError:
 
 class CallerGone(Exception):
     """The caller closed or lost the connection before the session was over."""
+
+    def __init__(self, *, hung_up: bool = False) -> None:
+        """`hung_up`: on purpose, so that they will not come back."""
+        super().__init__("hung up" if hung_up else "the connection is gone")
+        self.hung_up = hung_up

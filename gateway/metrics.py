@@ -28,6 +28,12 @@ class Metrics:
         self.ended = Counter(
             "fastvc_sessions_ended", "Calls that are over, by how they ended", ["outcome"], registry=registry
         )
+        self.resumed = Counter(
+            "fastvc_sessions_resumed",
+            "Callers who came back: to the same stream, to it through another process, to a new one",
+            ["stream"],
+            registry=registry,
+        )
         self.refused = Counter(
             "fastvc_sessions_refused", "Callers turned away before a session", ["reason"], registry=registry
         )

@@ -12,11 +12,13 @@ from typing import Any, Protocol, assert_never
 
 from loguru import logger
 
+from gateway.audio.resample import Pcm
 from gateway.errors import SessionError, bad_field
 from gateway.handover import Handovers
 from gateway.metrics import Metrics
+from gateway.offer import offered_models, offered_voices
 from gateway.stream import Stream, StreamSpec
-from gateway.workers import WorkerRecord, common_bounds, least_loaded
+from gateway.workers import WorkerRecord, least_loaded
 from shared.messages import (
     Audio,
     Failed,
@@ -109,11 +111,7 @@ class Pool:
 
     def voices(self) -> list[VoiceInfo]:
         """Of all workers, those of the default model first: the first is the default."""
-        known: dict[str, VoiceInfo] = {}
-        for worker in sorted(self.workers.values(), key=lambda w: w.hello.model != self.default_model):
-            for voice in worker.hello.voices:
-                known.setdefault(voice.name, voice)
-        return list(known.values())
+        return offered_voices(self.workers.values(), self.default_model)
 
     def pick(self, voice: str | None, model: str | None, *, brings_voice: bool = False) -> WorkerRecord:
         """The least loaded worker that has `voice` and `model`, or the default model. Raises `SessionError`.
@@ -147,6 +145,21 @@ class Pool:
             raise bad_field("session_id", f"{session_id!r} is in use")
         self._streams[session_id] = stream
         self._place(stream, worker)
+
+    def rest(self, stream: Stream) -> None:
+        """Its caller is away: it needs no place until `wake`."""
+        self.leave(stream)
+
+    def wake(self, stream: Stream) -> None:
+        """Its caller is back; where there is no place for it now, it waits for one."""
+        self._streams[stream.spec.session_id] = stream
+        self._rehouse([stream])
+
+    def recall(self, stream: Stream, samples: Pcm) -> None:
+        """Open it again, where it is, with what was answered before it began."""
+        stream.recall(samples)
+        if (worker := self._worker_of.get(stream.spec.session_id)) is not None:
+            self._place(stream, worker)
 
     def leave(self, stream: Stream) -> None:
         """The stream's session is over: its place is free."""
@@ -290,23 +303,7 @@ class Pool:
 
     def models(self) -> list[dict[str, Any]]:
         """What callers may ask for as `model`, with what its workers have in common; the default first."""
-        known: dict[str, list[WorkerRecord]] = {}
-        for worker in self.workers.values():
-            known.setdefault(worker.hello.model, []).append(worker)
-        return [
-            {
-                "name": name,
-                "workers": len(workers),
-                "capacity": sum(worker.capacity for worker in workers),
-                "free": sum(worker.free for worker in workers),
-                "block_ms": workers[0].hello.block_ms,
-                "delay_ms": workers[0].hello.delay_ms,
-                "sample_rate_out": workers[0].hello.sample_rate_out,
-                "reference_ms": max(worker.hello.reference_ms for worker in workers),
-                "options": common_bounds(workers),
-            }
-            for name, workers in sorted(known.items(), key=lambda item: (item[0] != self.default_model, item[0]))
-        ]
+        return offered_models(self.workers.values(), self.default_model)
 
     def session_ids(self) -> list[str]:
         return list(self._streams)

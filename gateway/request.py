@@ -8,6 +8,16 @@ from gateway.audio.codec import AudioFormat
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """A caller comes back. Positions in samples at the rates of the request; None: not said."""
+
+    token: str = field(repr=False)
+    heard: int | None = None  # of the answer
+    kept: int | None = None  # the first of their own sound that they can send again
+    padded_ms: float = 0.0  # of silence within what was heard, put in where they paused
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRequest:
     """A checked request for a session."""
 
@@ -20,3 +30,4 @@ class SessionRequest:
     options: dict[str, float] = field(default_factory=dict)  # the worker knows their limits
     stats: bool = False  # wants to be told how each block was made
     voice_audio: bytes | None = field(default=None, repr=False)  # a recording of the voice that is wanted
+    resume: Resume | None = field(default=None, repr=False)

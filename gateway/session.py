@@ -13,6 +13,8 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gateway.audio.codec import CodecError, Decoder, Encoder
 from gateway.audio.fades import Edges
 from gateway.audio.resample import Pcm
@@ -42,17 +44,27 @@ class Session:
         *,
         max_waiting: int,
         observers: Sequence[SessionObserver] = (),
+        history_ms: float = 0.0,
+        skipped: int = 0,
+        on_history: Callable[[Pcm], None] = lambda samples: None,
     ) -> None:
-        """max_waiting: blocks beyond the link's credit that may be under way."""
+        """max_waiting: blocks beyond the link's credit that may be under way. history_ms: so much comes first that was
+        answered in an earlier stream, and is for `on_history`. skipped: samples at the worker's rate, at the beginning
+        of the answer, that were heard then."""
         self.ignored = 0  # messages that were neither sound nor control
-        self._stream, self._layout = stream, stream.spec.layout
+        self.layout = self._layout = stream.spec.layout
+        self._stream = stream
         self._decoder, self._encoder, self._threads = decoder, encoder, codec_threads
         self._now = asyncio.get_running_loop().time
         self._stats = SessionStats(self._now())
         self._observers = (self._stats, *observers)
         self._blocker = Blocker(self._layout)
         self._edges = Edges(self._layout.rate_out)
-        self._until_block_ms = self._blocker.missing_ms
+        self._history = round(history_ms * LINK_RATE / 1000)  # samples that are still to come
+        self._recalled: list[Pcm] = []
+        self._on_history = on_history
+        self._skipped = skipped
+        self._until_block_ms = history_ms + self._blocker.missing_ms
         self._heard_at = -_OMISSION_S  # loop time of the latest payload
         self._began_at = 0.0  # loop time of the first since the caller began, or spoke again
         self._position_ms = 0.0  # of the caller's sound since then
@@ -82,7 +94,28 @@ class Session:
             observer.on_payload(event)
         self._until_block_ms -= audio_ms
         if self._until_block_ms <= 1e-6:
-            await self._submit(self._blocker.push(await self._decode(last=False)))
+            await self._submit(self._blocker.push(self._recall(await self._decode(last=False))))
+
+    def _recall(self, samples: Pcm) -> Pcm:
+        """What of the samples is new."""
+        if not self._history:
+            return samples
+        recalled, new = samples[: self._history], samples[self._history :]
+        self._history -= len(recalled)
+        self._recalled.append(recalled)
+        if not self._history:
+            self._on_history(np.concatenate(self._recalled))
+            self._recalled = []
+        return new
+
+    def realign(self) -> None:
+        """The caller goes on over another connection."""
+        self._decoder.realign()
+
+    @property
+    def received_ms(self) -> float:
+        """Of the caller's sound that was taken; what is made up for them does not count."""
+        return self._stats.input_ms
 
     def _make_up(self, now: float) -> None:
         """After a gap: what the caller's encoder left out because it was silence, so that time stays right."""
@@ -98,13 +131,13 @@ class Session:
     async def pause(self) -> None:
         """Nothing has come for a while: what is held goes on its way now, with silence behind it."""
         samples = await self._offload(self._decoder.drain, self._decoder.is_slow)
-        blocks = self._blocker.push(samples, silence_ms=self._decoder.lag_ms)
+        blocks = self._blocker.push(self._recall(samples), silence_ms=self._decoder.lag_ms)
         self._position_ms = 0.0
         await self._submit(blocks + self._blocker.pad())
 
     async def finish(self) -> None:
         """The caller's input is over: flush the rest, so that all of it comes out."""
-        blocks = self._blocker.push(await self._decode(last=True))
+        blocks = self._blocker.push(self._recall(await self._decode(last=True)))
         blocks += self._blocker.finish()
         self._due_samples = samples_due(self._layout, self._blocker.samples)
         await self._submit(blocks)
@@ -137,6 +170,8 @@ class Session:
             if last and self._due_samples is not None:
                 samples = samples[: self._due_samples - self._sent_samples]
             self._sent_samples += len(samples)
+            heard_before = min(len(samples), self._skipped)
+            self._skipped, samples = self._skipped - heard_before, samples[heard_before:]
             messages = await self._offload(partial(self._encoder.encode, samples, last), self._encoder.is_slow)
             for message in messages:
                 await say(message)

@@ -46,8 +46,11 @@ class Siblings:
         own_ready: Callable[[], Readiness],
         own_metrics: Callable[[], bytes],
         own_end: Callable[[str], Awaitable[bool]],
+        upgrade: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> None:
-        """own_end: ends a call of this process by its id; False where there is none."""
+        """own_end: ends a call of this process by its id; False where there is none. upgrade: of callers who come back
+        to a call that is here, through another process."""
+        self._upgrade = upgrade
         self._number, self._http_port, self._state_dir = number, http_port, state_dir
         self._own_ready, self._own_metrics, self._own_end = own_ready, own_metrics, own_end
 
@@ -57,6 +60,7 @@ class Siblings:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_delete("/calls/{call}", self._end)
+        app.router.add_get("/ws", self._upgrade)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

@@ -156,6 +156,15 @@ class Stream:
         send(Open(self.spec.session_id, self.epoch, self.spec.voice, history, self.spec.options, self.spec.reference))
         self._pump()
 
+    def recall(self, samples: Pcm) -> None:
+        """Sound that was answered before this stream began: context for when it is opened again."""
+        self._remember(samples)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a block is not answered."""
+        return bool(self._unanswered or self._waiting or self._at_worker)
+
     def orphan(self) -> None:
         """The worker is gone and there is no other yet."""
         self._send = None

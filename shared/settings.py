@@ -48,6 +48,7 @@ class GatewayConfig(Section):
     send_timeout_s: Seconds = 10.0
     max_session_s: Seconds = 14_400.0
     shutdown_grace_s: Seconds = 10.0
+    resume_window_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
     max_audio_rate: Annotated[float, Field(ge=1, le=1000)] = 100.0
     allowed_origins: list[str] = []

@@ -29,7 +29,7 @@ class _Process:
     """What every state has. Times are seconds of the Unix epoch."""
 
     pid: int = field(default_factory=os.getpid)
-    process_started: float = field(default_factory=lambda: psutil.Process().create_time())
+    process_started: float = field(default_factory=lambda: process_start())
     started: float  # when the service in the process began
     written: float = field(default_factory=time.time)
     host: str
@@ -169,7 +169,7 @@ def read_states(folder: Path) -> list[State]:
     states = []
     for path in sorted(p for p in folder.glob("*.json") if _OUR_NAME.fullmatch(p.name)):
         state = _read(path)
-        if state is not None and _lives(state):
+        if state is not None and process_lives(state.pid, state.process_started):
             states.append(state)
         else:
             with suppress(OSError):
@@ -191,11 +191,17 @@ def _read(path: Path) -> State | None:
         return None
 
 
-def _lives(state: State) -> bool:
+def process_start() -> float:
+    """Of this process, as `process_lives` wants it."""
+    return float(psutil.Process().create_time())
+
+
+def process_lives(pid: int, started: float) -> bool:
+    """Whether the process `pid` is the one that began at `started`, seconds of the Unix epoch, and is there."""
     try:
-        process = psutil.Process(state.pid)
+        process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return abs(process.create_time() - state.process_started) < _SAME_START_S
+        return abs(process.create_time() - started) < _SAME_START_S
     except (psutil.Error, ValueError):
         return False

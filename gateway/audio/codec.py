@@ -50,6 +50,10 @@ class Decoder(Protocol):
         """Take one payload, None for one that was lost; how many ms it sounds. Raises `CodecError`."""
         ...
 
+    def realign(self) -> None:
+        """The next payload begins with a whole sample: it comes over another connection."""
+        ...
+
     def make_up(self, ms: float) -> float:
         """For silence that the caller's encoder did not send (discontinuous transmission): at most `ms` of it, how many
         there are then; 0 where the latest payload said nothing of the kind."""

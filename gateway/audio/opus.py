@@ -54,6 +54,9 @@ class OpusDecoder:
         self._packets.append((payload, self._latest_ms))
         return self._latest_ms
 
+    def realign(self) -> None:
+        pass  # a packet is whole, or did not come
+
     def make_up(self, ms: float) -> float:
         count = int(ms / self._latest_ms) if self._is_paused else 0
         self._packets += [(None, self._latest_ms)] * count

@@ -85,6 +85,11 @@ class PcmDecoder:
         frames, self._odd = divmod(self._odd + len(payload), self._frame)
         return frames / self._rate * 1000
 
+    def realign(self) -> None:
+        if self._odd:
+            sound = b"".join(self._payloads)
+            self._payloads, self._odd = [sound[: -self._odd]], 0
+
     def make_up(self, ms: float) -> float:
         return 0.0
 

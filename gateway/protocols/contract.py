@@ -13,6 +13,7 @@ class ClientProtocol(Protocol):
     """One caller's protocol, with what it asked for in its first message."""
 
     name: str
+    may_return: bool  # whether a caller whose connection broke can say so
     request: SessionRequest
 
     def read(self, text: str) -> Heard:
@@ -21,7 +22,7 @@ class ClientProtocol(Protocol):
 
     def pong(self) -> str: ...
 
-    def ready(self, details: dict[str, int]) -> str | None:
+    def ready(self, details: dict[str, Any]) -> str | None:
         """None where the protocol has no such message."""
         ...
 
@@ -31,6 +32,10 @@ class ClientProtocol(Protocol):
 
     def report(self, stats: dict[str, Any]) -> str | None:
         """How one block was made. None where the protocol has no such message."""
+        ...
+
+    def going_away(self, resume_within_s: float) -> str | None:
+        """None where the protocol has no such message."""
         ...
 
     def complete(self, stats: dict[str, Any]) -> str: ...

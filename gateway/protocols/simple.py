@@ -42,6 +42,7 @@ class SimpleProtocol:
     """A caller who speaks it."""
 
     name = "simple"
+    may_return = False
 
     def __init__(self, content: dict[str, Any]) -> None:
         """`content` of the first message. Raises `SessionError` INVALID_CONFIG naming the fields."""
@@ -56,13 +57,16 @@ class SimpleProtocol:
     def pong(self) -> str:
         return json.dumps({"type": "pong"})
 
-    def ready(self, details: dict[str, int]) -> str | None:
+    def ready(self, details: dict[str, Any]) -> str | None:
         return None
 
     def warning(self, message: str, seconds_left: int) -> str | None:
         return None
 
     def report(self, stats: dict[str, Any]) -> str | None:
+        return None
+
+    def going_away(self, resume_within_s: float) -> str | None:
         return None
 
     def complete(self, stats: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.audio.codec import AudioFormat
 from gateway.audio.pcm import PCM
-from gateway.caller import Cue, Heard, Lost
+from gateway.caller import Acknowledged, Cue, Heard, Lost
 from gateway.errors import SessionError
 from gateway.protocols.reading import (
     ApiKey,
@@ -27,9 +27,10 @@ from gateway.protocols.reading import (
     read_message,
     read_object,
 )
-from gateway.request import SessionRequest
+from gateway.request import Resume, SessionRequest
 
 MAX_LOST = 500  # packets that one message may report
+MAX_POSITION = 1 << 40  # samples
 
 
 class _Options(BaseModel):
@@ -43,6 +44,9 @@ class _Options(BaseModel):
     intelligibility: Annotated[float, Number, Field(ge=0, le=10)] | None = None
     similarity: Annotated[float, Number, Field(ge=0, le=10)] | None = None
     retrieval_rate: Annotated[float, Number, Field(ge=0, le=1)] | None = None
+
+
+Position = Annotated[Whole, Field(ge=0, lt=MAX_POSITION)]
 
 
 class _Config(Message):
@@ -64,12 +68,17 @@ class _Config(Message):
     model: Name | None = None
     options: _Options | None = None
     stats: bool | None = None
+    resume: Annotated[str, Field(max_length=200)] | None = None
+    heard: Position | None = None
+    kept: Position | None = None
+    padded_ms: Annotated[float, Number, Field(ge=0, le=1e9)] = 0.0
 
 
 class StandardProtocol:
     """A caller who speaks it."""
 
     name = "standard"
+    may_return = True
 
     def __init__(self, content: dict[str, Any]) -> None:
         """`content` of the first message. Raises `SessionError` INVALID_CONFIG naming the fields."""
@@ -84,13 +93,18 @@ class StandardProtocol:
                 return Cue.PING
             case "lost":
                 return _lost(content.get("count", 1))
+            case "ack":
+                heard = content.get("heard")
+                if isinstance(heard, int) and not isinstance(heard, bool) and 0 <= heard < MAX_POSITION:
+                    return Acknowledged(heard)
+                return Cue.UNKNOWN
             case _:
                 return Cue.UNKNOWN
 
     def pong(self) -> str:
         return json.dumps({"type": "pong"})
 
-    def ready(self, details: dict[str, int]) -> str | None:
+    def ready(self, details: dict[str, Any]) -> str | None:
         session_id = self.request.session_id
         return json.dumps({"type": "ready", "session_id": session_id, "message": "send audio", **details})
 
@@ -102,6 +116,9 @@ class StandardProtocol:
 
     def report(self, stats: dict[str, Any]) -> str | None:
         return json.dumps({"type": "stats", **stats})
+
+    def going_away(self, resume_within_s: float) -> str | None:
+        return json.dumps({"type": "going_away", "resume_within_s": resume_within_s})
 
     def complete(self, stats: dict[str, Any]) -> str:
         return json.dumps({"type": "complete", "session_id": self.request.session_id, "stats": stats})
@@ -146,4 +163,5 @@ def _request(config: _Config) -> SessionRequest:
         model=config.model,
         options={name: float(value) for name, value in options.items()},
         stats=bool(config.stats),
+        resume=None if not config.resume else Resume(config.resume, config.heard, config.kept, float(config.padded_ms)),
     )

@@ -7,7 +7,6 @@ the connection closed. That costs more than an HTTP error: refusals beyond a rat
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,13 +15,13 @@ from gateway.auth.door import Door
 from gateway.auth.principal import Principal
 from gateway.auth.requests import address_of, credential_of, failure, principal_of
 from gateway.calls import Calls
-from gateway.errors import CallerGone, SessionError
+from gateway.errors import SessionError
 from gateway.origins import Origins
+from gateway.pool import Reservation
 from gateway.transports.websocket import WebSocketCaller
 from shared.config import GatewayConfig
 
 RETRY_AFTER_S = 5
-_FIRST_MESSAGE_S = 2.0  # that a refused caller has, to show which protocol it speaks
 
 
 class Allowance:
@@ -60,17 +59,22 @@ class WebSocketUpgrades:
             self._calls.refused("origin")
             raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not call here (gateway.allowed_origins)")
         principal = await principal_of(request, self._door) if credential_of(request) else None
+        place: Reservation | SessionError
         try:
-            reservation = self._calls.admit()
+            place = self._calls.admit()
         except SessionError as error:
-            return await self._turn_away(request, _with_retry(error))
+            place = _with_retry(error)
+            if not self._refusals.take():
+                body = {"error_code": place.code, "message": place.message, "details": place.details}
+                return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
         try:
             caller = self._caller(request, principal)
             socket = await caller.accept(request)
-            await self._calls.serve(caller, reservation)
+            await self._calls.serve(caller, place)
             return socket
         finally:
-            reservation.release()
+            if isinstance(place, Reservation):
+                place.release()
 
     def _caller(self, request: web.Request, principal: Principal | None = None) -> WebSocketCaller:
         return WebSocketCaller(
@@ -80,19 +84,6 @@ class WebSocketUpgrades:
             principal=principal,
             subprotocols=[name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")],
         )
-
-    async def _turn_away(self, request: web.Request, error: SessionError) -> web.StreamResponse:
-        if not self._refusals.take():
-            body = {"error_code": error.code, "message": error.message, "details": error.details}
-            return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-        caller = self._caller(request)
-        socket = await caller.accept(request)
-        with contextlib.suppress(SessionError, CallerGone, ConnectionError, TimeoutError):
-            async with asyncio.timeout(_FIRST_MESSAGE_S):
-                await caller.introduce()
-        with contextlib.suppress(CallerGone, ConnectionError):
-            await caller.refuse(error)
-        return socket
 
 
 def _with_retry(error: SessionError) -> SessionError:

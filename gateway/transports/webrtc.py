@@ -34,6 +34,7 @@ class WebRtcCaller:
     """A `Caller`. Its first message is the data channel's first, or `config`, what came with the offer."""
 
     transport = "WebRTC"
+    may_return = False  # its peers mend their connection themselves
 
     def __init__(
         self,
@@ -85,9 +86,9 @@ class WebRtcCaller:
         content["sample_rate_out"] = content.get("sample_rate_out") or _MAX_RATE
         self._protocol = StandardProtocol(content)
         request = self._protocol.request
-        return replace(request, audio_out=replace(request.audio_out, redundant=True))
+        return replace(request, audio_out=replace(request.audio_out, redundant=True), resume=None)
 
-    async def ready(self, details: dict[str, int]) -> None:
+    async def ready(self, details: dict[str, Any]) -> None:
         assert self._protocol is not None
         self._playout.window_s = _WINDOW_S + details["block_ms"] / 1000
         await self._tell(self._protocol.ready(details))
@@ -121,18 +122,29 @@ class WebRtcCaller:
         assert self._protocol is not None
         await self._tell(self._protocol.report(stats))
 
-    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
+    async def going_away(self, resume_within_s: float) -> None:
+        assert self._protocol is not None
+        await self._tell(self._protocol.going_away(resume_within_s))
+
+    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> bool:
         assert self._protocol is not None
         while len(self._playout) and not self._gone:
             await self._until_sent()
         await asyncio.sleep(_LAST_PACKETS_S)
         await self._tell(self._protocol.complete(stats))
         await self._peer.flush(_FLUSH_TIMEOUT_S)
+        return True
 
     async def refuse(self, error: SessionError) -> None:
         explain = standard_error if self._protocol is None else self._protocol.error
         await self._tell(explain(error))
         await self._peer.flush(_FLUSH_TIMEOUT_S)
+
+    async def forward(self, port: int) -> None:
+        raise CallerGone  # only sockets are
+
+    def cut(self) -> None:
+        self.on_gone()
 
     async def is_alive(self) -> bool:
         return not self._gone and await self._peer.answers(ALIVE_TIMEOUT_S)

@@ -16,6 +16,7 @@ from gateway.protocols.contract import ClientProtocol
 from gateway.protocols.first import error_writer, parse_first
 from gateway.protocols.standard import standard_error
 from gateway.request import SessionRequest
+from gateway.transports.relay import relay
 
 PING_INTERVAL_S = 15.0  # notices a caller whose network is gone
 CLOSE_TIMEOUT_S = 2.0  # for the caller's side of the closing handshake
@@ -24,6 +25,8 @@ ALIVE_TIMEOUT_S = 2.0  # for any sign of life, when somebody asks
 _LONGEST_CONTROL_BYTES = 256  # of a control message that is sent as binary by mistake
 _GOING_AWAY = 1001
 _MESSAGE_TOO_BIG = 1009
+_GOODBYES = (0, 1000, 1005)  # close codes of who hangs up; with others something ended the connection
+_BROKEN = 1006
 _MESSAGES = frozenset((WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG))
 _FAULTS = (1002, 1007, _MESSAGE_TOO_BIG)
 
@@ -134,6 +137,7 @@ class WebSocketCaller:
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """The upgrade."""
+        self._request = request
         await self._socket.prepare(request)
         return self._socket
 
@@ -142,13 +146,19 @@ class WebSocketCaller:
             await self._beat(message)
         if message.type == WSMsgType.BINARY:
             raise SessionError("INVALID_CONFIG", "the first message must be text: a JSON object, not audio")
+        self._first: str = message.data
         self._explain = error_writer(message.data)
         self._protocol = parse_first(message.data, allow_simple=self._allow_simple)
         self._explain = self._protocol.error
         self.transport = f"WebSocket, {self._protocol.name} protocol"
         return self._protocol.request
 
-    async def ready(self, details: dict[str, int]) -> None:
+    @property
+    def may_return(self) -> bool:
+        """Whether this caller's protocol has words for coming back."""
+        return self._protocol is not None and self._protocol.may_return
+
+    async def ready(self, details: dict[str, Any]) -> None:
         assert self._protocol is not None
         if (text := self._protocol.ready(details)) is not None:
             await self._socket.send_str(text)
@@ -183,12 +193,23 @@ class WebSocketCaller:
         if (text := self._protocol.report(stats)) is not None:
             await self._socket.send_str(text)
 
-    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> None:
+    async def going_away(self, resume_within_s: float) -> None:
         assert self._protocol is not None
-        await self._end(self._protocol.complete(stats), _GOING_AWAY if going_away else 1000, b"")
+        if (text := self._protocol.going_away(resume_within_s)) is not None:
+            await self._socket.send_str(text)
+
+    async def complete(self, stats: dict[str, Any], *, going_away: bool) -> bool:
+        assert self._protocol is not None
+        return await self._end(self._protocol.complete(stats), _GOING_AWAY if going_away else 1000, b"")
 
     async def refuse(self, error: SessionError) -> None:
         await self._end(self._explain(error), error.close_code, error.code.encode())
+
+    async def forward(self, port: int) -> None:
+        await relay(self._socket, self._first, self._request, port)
+
+    def cut(self) -> None:
+        self._socket.cut()
 
     async def is_alive(self) -> bool:
         if self._socket.closed or self._socket.is_backed_up:
@@ -222,7 +243,7 @@ class WebSocketCaller:
                 f"malformed message: {message.data}"
             )  # fmt: skip
             raise SessionError("INVALID_AUDIO", reason[:200], close_code=code)
-        raise CallerGone
+        raise CallerGone(hung_up=message.type == WSMsgType.CLOSE and message.data in _GOODBYES)
 
     async def _beat(self, message: WSMessage) -> Cue | None:
         """What a ping or pong means: nothing at all if it only answers our own ping, which we sent for want of any
@@ -240,14 +261,16 @@ class WebSocketCaller:
         except (UnicodeDecodeError, SessionError):
             return False
 
-    async def _end(self, last_word: str, code: int, reason: bytes) -> None:
-        """A caller who cannot take it is not waited for: then the connection is cut."""
+    async def _end(self, last_word: str, code: int, reason: bytes) -> bool:
+        """Whether the caller took it. Who cannot is not waited for: then the connection is cut."""
         if self._socket.closed:
-            return
+            return False
         said = await _within(self._socket.send_str(last_word), CLOSE_TIMEOUT_S)
         close = self._socket.break_off if self._broken else self._socket.hang_up
         if not said or not await _within(close(code, reason), 2 * CLOSE_TIMEOUT_S):
             self._socket.cut()
+            return False
+        return self._socket.close_code != _BROKEN
 
 
 async def _within(work: Coroutine[Any, Any, object], timeout_s: float) -> bool:

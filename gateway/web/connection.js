@@ -31,16 +31,22 @@ export class Connection {
     this.socket.onclose = ({ code, wasClean }) => this.#close(code, wasClean);
   }
 
-  // Int16Array at `sample_rate`.
-  send(samples) {
-    if (this.socket.readyState !== WebSocket.OPEN) return;
+  // Int16Array at `sample_rate`; whether the line takes it. `anyway`: however much it has not taken yet.
+  send(samples, anyway = false) {
+    if (this.socket.readyState !== WebSocket.OPEN) return false;
     const ms = (samples.length / this.config.sample_rate) * 1000;
-    if (this.socket.bufferedAmount > (MAX_UNSENT_MS / 1000) * this.config.sample_rate * 2) {
+    if (!anyway && this.socket.bufferedAmount > (MAX_UNSENT_MS / 1000) * this.config.sample_rate * 2) {
       this.lostMs += ms;
-      return;
+      return false;
     }
     this.sentMs += ms;
     this.socket.send(samples);
+    return true;
+  }
+
+  // So many samples of the answer have come, of this connection and those before it.
+  acknowledge(heard) {
+    if (this.socket.readyState === WebSocket.OPEN) this.#say({ type: "ack", heard });
   }
 
   get unsentMs() {

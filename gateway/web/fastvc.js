@@ -7,6 +7,7 @@
 //
 // docs/page.md documents it, with an example of ten lines.
 
+import { Comeback } from "./comeback.js";
 import { Connection, FastVCError } from "./connection.js";
 import { Resampler } from "./resampler.js";
 
@@ -16,6 +17,7 @@ export const RATE_IN = 16000; // what the models hear
 export const RATE_OUT = 24000; // what the page asks for
 const RETRY_AFTER_MS = [300, 1000, 2000, 4000, 8000, 8000];
 const RETRIED = new Set(["CONNECTION", "WORKER_LOST", "OVERLOADED", "TOO_MANY_SESSIONS"]);
+const ACKNOWLEDGE_EVERY = 2 * RATE_OUT; // samples
 const MAX_AHEAD_MS = 4000; // of a recording that is not answered yet
 
 const here = (name) => new URL(name, import.meta.url).href;
@@ -43,6 +45,8 @@ export async function refusal(answer) {
 
 const toFloat = (samples) => Float32Array.from(samples, (sample) => sample / 32768);
 const toInt = (samples) => Int16Array.from(samples, (sample) => Math.max(-1, Math.min(1, sample)) * 32767);
+
+const knowsNoWay = ({ code, details }) => code === "INVALID_CONFIG" && details?.fields?.some((field) => ["resume", "heard", "kept"].includes(field));
 
 const valueOf = (key) => (typeof key === "function" ? key() : key); // or a promise of it
 
@@ -82,6 +86,8 @@ export class LiveCall extends EventTarget {
     this.isMuted = false;
     this.ending = false;
     this.pushedMs = 0; // of converted sound, over all connections
+    this.offsetMs = 0; // of it, what was of calls before this one
+    this.comeback = new Comeback(RATE_IN);
     this.retries = 0;
     this.input = { power: 0, peak: 0, count: 0 };
   }
@@ -128,21 +134,29 @@ export class LiveCall extends EventTarget {
 
   async #connect() {
     const { socket } = addresses(this.settings.url);
-    const config = await sessionConfig({ ...this.settings, sessionId: this.sessionId });
+    const config = { ...(await sessionConfig({ ...this.settings, sessionId: this.sessionId })), ...this.comeback.config };
     const connection = new Connection(socket, config, {
       audio: (samples) => this.#play(samples),
-      stats: (stats) => this.#emit("stats", (this.blockStats = stats)),
+      stats: (stats) => (this.comeback.padded(stats.padded_ms ?? 0), this.#emit("stats", (this.blockStats = stats))),
     });
     this.connection = connection;
-    this.up = new Resampler(RATE_OUT, this.audio.sampleRate);
-    this.offsetMs = this.pushedMs;
-    this.blockStats = null;
-    this.ready = await connection.ready;
+    const ready = await connection.ready;
     this.retries = 0;
+    const again = this.comeback.welcome(ready);
+    if (again) connection.sentMs = (ready.received / RATE_IN) * 1000;
+    else this.#beginStream();
+    this.ready = ready;
+    for (const samples of again ?? []) connection.send(samples, true);
     this.#openPlayback();
     connection.closed.then(({ stats, code }) => this.#ended({ stats }, code), (error) => this.#lost(error));
     this.isLive = true;
     this.#emit("state", { state: "ready", ready: this.ready });
+  }
+
+  #beginStream() {
+    this.up = new Resampler(RATE_OUT, this.audio.sampleRate);
+    this.offsetMs = this.pushedMs;
+    this.blockStats = null;
   }
 
   #openPlayback() {
@@ -177,13 +191,16 @@ export class LiveCall extends EventTarget {
       this.input.peak = Math.max(this.input.peak, Math.abs(sample));
     }
     this.input.count += heard.length;
-    if (!this.isLive || this.ending) return;
-    this.connection.send(toInt(heard));
+    if (this.ending || !(this.isLive || this.comeback.token)) return;
+    const sound = toInt(heard);
+    if (!this.isLive || this.connection.send(sound)) this.comeback.sent(sound); // away: it is sent on coming back
     this.#emit("input", heard);
   }
 
   #play(samples) {
     const received = toFloat(samples);
+    this.comeback.heard += samples.length;
+    if (this.comeback.heard % ACKNOWLEDGE_EVERY < samples.length) this.connection.acknowledge(this.comeback.heard);
     this.pushedMs += (samples.length / RATE_OUT) * 1000;
     this.#emit("output", received);
     const sound = this.up.process(received);
@@ -208,7 +225,7 @@ export class LiveCall extends EventTarget {
     const { block_ms: block = 0, prefill_ms: prefill = 0, delay_ms: delay = 0 } = this.ready ?? {};
     const played = (this.state?.playedMs ?? 0) - this.offsetMs;
     const device = ((this.audio.baseLatency || 0) + (this.audio.outputLatency || 0)) * 1000;
-    const total = played > 0 && !this.ending ? this.connection.sentMs + (this.blockStats?.padded_ms ?? 0) - (played - prefill - delay) + device : null;
+    const total = played > 0 && !this.ending ? this.connection.sentMs + this.comeback.paddedMs - (played - prefill - delay) + device : null;
     return {
       block: block + delay,
       network: this.connection.networkMs,
@@ -262,7 +279,8 @@ export class LiveCall extends EventTarget {
   #lost(error) {
     this.isLive = false;
     if (this.ending) return this.#emit("state", { state: "ended", error });
-    if (!this.settings.reconnect || !RETRIED.has(error.code) || this.retries >= RETRY_AFTER_MS.length) {
+    if (knowsNoWay(error)) this.comeback.begin(); // it was away for too long: a call without a past
+    else if (!this.settings.reconnect || !RETRIED.has(error.code) || this.retries >= RETRY_AFTER_MS.length) {
       this.close();
       return this.#emit("state", { state: "ended", error });
     }

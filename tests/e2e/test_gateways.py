@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from shared.addresses import free_port
 from shared.state import GatewayState, read_states
 from tools.client.client import Call, CallConfig, CallError, call, read_source
+from tools.client.resuming import ResumingCall, resuming_call
 
 from .conftest import KEY, SAMPLE, Serve
 
@@ -72,6 +74,11 @@ async def talk(serve: Serve, seconds: float) -> Call:
         return await call(http, CallConfig(serve.url, KEY), wave)
 
 
+async def talk_through_breaks(serve: Serve, wave: np.ndarray[Any, Any]) -> ResumingCall:
+    async with aiohttp.ClientSession() as http:
+        return await resuming_call(http, CallConfig(serve.url, KEY), wave)
+
+
 def test_whoever_is_asked_speaks_for_all(several: Serve) -> None:
     several.until(lambda: len(quotas(several)) == GATEWAYS and sum(quotas(several)) == PLACES)
     assert all(quota in (PLACES // GATEWAYS, PLACES // GATEWAYS + 1) for quota in quotas(several))
@@ -88,17 +95,27 @@ def test_whoever_is_asked_speaks_for_all(several: Serve) -> None:
 
 @pytest.mark.serial
 async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(several: Serve) -> None:
-    """Nine calls of 12 s in real time: it takes long to start, to kill and to see the new process."""
+    """Nine calls of 12 s in real time: it takes long to start, to kill and to see the new process.
+
+    Three others come back by themselves, and lose nothing.
+    """
     await asyncio.to_thread(several.until, lambda: sum(quotas(several)) == PLACES and min(quotas(several)) >= 5)
     calls = []
     for _ in range(9):
         calls.append(asyncio.create_task(talk(several, 12)))
         await asyncio.sleep(0.2)
-    await asyncio.to_thread(several.until, lambda: sum(state.sessions for state in gateways(several)) == 9)
+    wave = np.tile(read_source(SAMPLE, 16_000), 3)[: 16_000 * 12]
+    coming_back = [asyncio.create_task(talk_through_breaks(several, wave)) for _ in range(3)]
+    await asyncio.to_thread(several.until, lambda: sum(state.sessions for state in gateways(several)) == 12)
     victim = max(gateways(several), key=lambda state: state.sessions)
     others = sorted(state.pid for state in gateways(several) if state.pid != victim.pid)
     os.kill(victim.pid, signal.SIGKILL)
     lost = 0
+    for made in await asyncio.gather(*coming_back):
+        lost += len(made.breaks)
+        assert all(gap.new_stream for gap in made.breaks)
+        assert abs(made.missing_ms + made.lead_ms) <= 1
+        assert made.close_code == 1000
     for made in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(made, CallError | aiohttp.ClientError):
             lost += 1

@@ -48,6 +48,11 @@ async def live_through_everything(service: Service) -> None:
     stranger = await service.http.ws_connect(service.url + "/ws")
     await stranger.send_json({"type": "config", "api_key": "a-wrong-key"})
     await hear(stranger)
+    broken = await service.http.ws_connect(service.url + "/ws")
+    await broken.send_json({"type": "config", "api_key": KEY, "session_id": "back"})
+    token = (await broken.receive_json(timeout=5))["resume"]
+    back = await service.call(session_id="back", resume=token)
+    await back.close()
     service.gateway.calls._draining.set()
     refused = await service.http.ws_connect(service.url + "/ws")
     await refused.send_json({"type": "config", "api_key": KEY})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,11 @@ def test_a_stalled_line_leaves_no_lateness(chromium: Visitor, passing: Serve) ->
 
 @everything
 def test_a_line_that_was_cut_comes_back_by_itself(chromium: Visitor, passing: Serve) -> None:
-    """Some 20 s of a call in real time."""
+    """Some 20 s of a call in real time: the same call, with what was said meanwhile."""
     visit = chromium(passing.port, "cut")
     assert all("WebSocket" in fault for fault in visit.seen["faults"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{passing.port}/metrics", timeout=5) as response:
+        assert 'fastvc_sessions_resumed_total{stream="same"} 1.0' in response.read().decode()
     late_s = visit.delay_s(len(visit.output) / visit.rate - 2.5)
     assert late_s < 1.0
 

@@ -248,11 +248,12 @@ async def _expect_ready(socket: aiohttp.ClientWebSocketResponse, config: CallCon
         raise CallError(f"closed with {socket.close_code} before it was ready")
     content: dict[str, Any] = json.loads(message.data)
     if content.get("type") != "ready":
-        raise CallError(_error_text(content))
+        raise CallError(error_text(content))
     return content
 
 
-def _error_text(content: dict[str, Any]) -> str:
+def error_text(content: dict[str, Any]) -> str:
+    """Of an error message."""
     return f"{content.get('error_code', 'error')}: {content.get('message', content)}"
 
 
@@ -282,9 +283,13 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, result: Call, on_ans
             on_answer(result.message_ms(message.data))
         elif message.type == aiohttp.WSMsgType.TEXT:
             content = json.loads(message.data)
-            if content.get("type") != "complete":
-                raise CallError(_error_text(content))
-            result.complete = content.get("stats", {})
+            match content.get("type"):
+                case "complete":
+                    result.complete = content.get("stats", {})
+                case "going_away" | "warning" | "stats":
+                    pass  # how it ends is said then
+                case _:
+                    raise CallError(error_text(content))
         else:
             result.close_code = socket.close_code
             if result.complete is None:

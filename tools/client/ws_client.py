@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from shared.settings import DEMO_KEY
 from tools.client.client import DEFAULT_URL, Call, CallConfig, CallError, call, read_source
+from tools.client.resuming import ResumingCall, resuming_call
 from tools.client.stats import call_stats
 
 
@@ -29,15 +30,16 @@ async def list_voices(url: str) -> list[dict[str, Any]]:
         raise CallError(f"cannot get {base}/voices: {error}") from None
 
 
-async def run(config: CallConfig, source: Path) -> Call:
-    """The call, with a progress bar. Raises `CallError`."""
+async def run(config: CallConfig, source: Path, reconnect: bool = False) -> Call:
+    """The call, with a progress bar. `reconnect`: it outlives its connection. Raises `CallError`."""
     wave = read_source(source, config.sample_rate)
     total_s = len(wave) / config.sample_rate
     with tqdm(
         total=round(total_s, 2), unit="s", desc=source.name, bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} s"
     ) as bar:
         async with aiohttp.ClientSession() as http:
-            result = await call(http, config, wave, lambda ms: _advance(bar, ms / 1000))
+            talk = resuming_call if reconnect else call
+            result = await talk(http, config, wave, lambda ms: _advance(bar, ms / 1000))
     return result
 
 
@@ -57,6 +59,7 @@ def report(result: Call, stats: dict[str, Any]) -> str:
     """A few lines for people."""
     chunk = stats["from_due"]["chunk_latency_stats"]
     complete = result.complete or {}
+    breaks = result.breaks if isinstance(result, ResumingCall) else []
     block = f"mean {chunk['mean_ms']:.1f} ms, p95 {chunk['p95_ms']:.1f} ms, max {chunk['max_ms']:.1f} ms"
     return "\n".join(
         (
@@ -68,6 +71,11 @@ def report(result: Call, stats: dict[str, Any]) -> str:
             f"jitter {stats['from_due']['arrival_jitter_ms']:.1f} ms",
             f"  at the gateway       {complete.get('average_latency_ms')} ms a block, "
             f"{complete.get('concealed_chunks')} concealed",
+            *(
+                f"  connection lost      for {gap.back_at - gap.at:.1f} s, "
+                f"then {'a new stream with the old history' if gap.new_stream else 'the same stream'}"
+                for gap in breaks
+            ),
         )
     )
 
@@ -95,10 +103,11 @@ _encoding = click.Choice(["PCM", "OPUS"], case_sensitive=False)
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds without any answer.")
 @click.option("--keep-lead", is_flag=True, help="Keep the leading silence that a live listener hears.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="The statistics, as JSON.")
+@click.option("--reconnect", is_flag=True, help="Come back to the call when the connection is lost.")
 @click.option("--list-voices", "only_voices", is_flag=True)
 def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_file: Path | None, **given: Any) -> None:
     """Stream a recording through the service in real time."""
-    keep_lead = given.pop("keep_lead")
+    keep_lead, reconnect = given.pop("keep_lead"), given.pop("reconnect")
     try:
         config = CallConfig(chunk_ms=given.pop("chunk_time"), timeout_s=given.pop("timeout"), **given)
     except CallError as error:
@@ -110,7 +119,7 @@ def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_fil
             return
         if source_wav_path is None:
             raise click.UsageError("--source-wav-path is needed")
-        result = asyncio.run(run(config, source_wav_path))
+        result = asyncio.run(run(config, source_wav_path, reconnect))
     except CallError as error:
         click.echo(f"ws_client: {error}", err=True)
         sys.exit(1)

@@ -163,6 +163,7 @@ async def test_a_caller_may_speak_before_it_is_told_to(service: Service) -> None
     np.testing.assert_array_equal(np.frombuffer(heard.sound, "<i2")[LEAD_MS * 16 :], wave)
 
 
+@pytest.mark.parametrize("settings", [{"resume_window_s": 0}])
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_comes_over_the_socket_ends_its_own_call_alone(service: Service, seed: int) -> None:
     """Valid frames with bytes changed, cut and put in. The other call does not notice."""

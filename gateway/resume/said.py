@@ -1,0 +1,75 @@
+"""What was said to a caller lately, by position in samples, so that what was not heard can be said again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.audio.codec import AudioFormat
+from gateway.audio.pcm import PCM
+
+MAX_KEPT_BYTES = 1 << 20  # of one call: 32 s at 16 kHz
+_PCM_BYTES = 2  # of a sample that is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message of sound; positions in samples at the caller's rate."""
+
+    start: int
+    end: int
+    payload: bytes
+
+    def after(self, position: int) -> bytes:
+        """What lies beyond `position`, where messages can be cut; else all of it."""
+        whole = len(self.payload) == _PCM_BYTES * (self.end - self.start)
+        return self.payload[_PCM_BYTES * max(0, position - self.start) :] if whole else self.payload
+
+
+class Said:
+    """The latest messages of one call."""
+
+    def __init__(self, audio: AudioFormat, start: int = 0) -> None:
+        """start: the position of the first sample."""
+        packet = round(audio.rate * audio.frame_ms / 1000)
+        self._samples: Callable[[bytes], int] = (
+            (lambda payload: len(payload) // _PCM_BYTES) if audio.encoding == PCM.name else (lambda payload: packet)
+        )
+        self._pieces: deque[Piece] = deque()
+        self._bytes = 0
+        self.end = start
+        self.acknowledged: int | None = None
+
+    @property
+    def begin(self) -> int:
+        """Position of the oldest sample that is kept."""
+        return self._pieces[0].start if self._pieces else self.end
+
+    def add(self, payload: bytes) -> None:
+        """The next message."""
+        piece = Piece(self.end, self.end + self._samples(payload), payload)
+        self._pieces.append(piece)
+        self._bytes += len(payload)
+        self.end = piece.end
+        while self._bytes > MAX_KEPT_BYTES and len(self._pieces) > 1:
+            self._drop()
+
+    def acknowledge(self, position: int) -> None:
+        """The caller has everything before `position`."""
+        position = min(position, self.end)
+        if self.acknowledged is None or position > self.acknowledged:
+            self.acknowledged = position
+        while self._pieces and self._pieces[0].end <= position:
+            self._drop()
+
+    def after(self, position: int) -> Piece | None:
+        """The first message with something beyond `position`; None where there is none yet."""
+        if position >= self.end:
+            return None
+        if position >= self._pieces[-1].start:  # the usual case
+            return self._pieces[-1]
+        return next(piece for piece in self._pieces if piece.end > position)
+
+    def _drop(self) -> None:
+        self._bytes -= len(self._pieces.popleft().payload)
