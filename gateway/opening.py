@@ -33,7 +33,10 @@ def open_session(
     context: CallContext,
     observe: Callable[[StreamSpec], Sequence[SessionObserver]],
 ) -> Opening:
-    """reference: of a voice that the caller brought. `observe`: who watches the session. Raises `SessionError`: no place, no such voice or model, an id in use."""
+    """reference: of a voice that the caller brought; `observe`: who watches the session.
+
+    Raises `SessionError`: no place, no such voice or model, an id in use.
+    """
     config, pool = context.config, context.pool
     codec_in, codec_out = find_codec(request.audio_in.encoding), find_codec(request.audio_out.encoding)
     assert codec_in is not None
