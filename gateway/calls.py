@@ -88,7 +88,8 @@ class Calls:
     async def serve(self, caller: Caller, place: Reservation | SessionError) -> None:
         """One connection, to its end: of a call that begins, or of one that a caller comes back to.
 
-        place: what `admit` gave, or why it gave none: then only who comes back is served.
+        place: what `admit` gave, which is given up whatever happens; or why it gave none: then only who comes back is
+        served.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -100,6 +101,8 @@ class Calls:
                 await self._begin(visit, place)
         finally:
             self._arriving.discard(task)
+            if isinstance(place, Reservation):
+                place.release()
 
     # --- who comes ------------------------------------------------------------------------------------------
 

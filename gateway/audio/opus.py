@@ -64,7 +64,7 @@ class OpusDecoder:
 
     def decode(self, *, last: bool) -> Pcm:
         packets, self._packets = self._packets, []
-        following = [*(payload for payload, _ in packets[1:]), None]
+        following = [*(payload for payload, _ in packets[1:]), None][: len(packets)]
         parts = [
             self._decode(payload, round(ms * LINK_RATE / 1000), then)
             for (payload, ms), then in zip(packets, following, strict=True)
