@@ -27,6 +27,7 @@ def networks() -> dict[str, tuple[torch.nn.Module, list[Tensor]]]:
     }
     for name, network, width in (
         ("tokens", dit.DiT(dit.DiTConfig(8, 128, 2, tokens=True, wavenet=False)), 128),
+        ("wavenet", dit.DiT(dit.DiTConfig(8, 128, 1, tokens=False, wavenet=True)), 128),
         ("adaptive", dit.DiT(dit.DiTConfig(8, 192, 2, tokens=False, wavenet=False)), 192),
         ("six_way", dit2.DiT2(dit2.DiT2Config(mel_bins=8, width=128, depth=2, inner=192)), 128),
     ):

@@ -22,6 +22,7 @@ import torch
 
 from tools.parity.fixture import Comparison, ParityError, fixture_names, open_fixture
 from tools.parity.runners import check
+from worker.models import fused
 from worker.models.weights.checkpoints import first_line
 from worker.precision import PRECISIONS
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     failures: list[Failure] = []
     try:
         device = torch.empty(0, device=options.device).device
+        fused.try_out(device, PRECISIONS[options.dtype])
         names = fixture_names(options.folder, options.only)
     except (ParityError, RuntimeError, AssertionError) as error:
         print(f"check_parity: {first_line(error)}", file=sys.stderr)

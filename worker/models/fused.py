@@ -83,6 +83,8 @@ def _largest_error(device: torch.device, dtype: torch.dtype) -> float:
     raised = 2 * F.conv_transpose1d(padded, kernel, stride=2)[..., 15:-15].view(2, 3, -1)
     raised = raised + (raised * slope.exp()).sin().square() / beta.double().exp()[:, None]
     padded = F.pad(raised, (5, 6), mode="replicate").view(-1, 1, 2 * samples + 11)
+    both, shift = drawn(2, 6, samples), drawn(2, 6, 1)
+    moved = both.double() + shift.double()
     pairs = [
         (total, plain),
         (normed, F.rms_norm(plain, (width,), eps=NORM_EPS) * gain.double() + bias.double()),
@@ -90,6 +92,7 @@ def _largest_error(device: torch.device, dtype: torch.dtype) -> float:
         (add(x, delta), x.double() + delta.double()),
         (rotate_(qkv.clone(), table)[:, :, :2], turned),
         (gated(x, delta), F.silu(x.double()) * delta.double()),
+        (wave_gate(both, shift), moved[:, :3].tanh() * moved[:, 3:].sigmoid()),
         (snake(wave, alpha), wave.double() + (wave.double() * slope).sin().square() / slope),
         (alias_free_snake(wave, alpha, beta, taps), F.conv1d(padded, kernel, stride=2).view(2, 3, -1)),
     ]
@@ -185,6 +188,16 @@ def gated(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
     out = torch.empty_like(a)
     _of().gated[(_cdiv(a.numel(), SAMPLES),)](a, b, out, a.numel(), size=SAMPLES, num_warps=SIGNAL_WARPS)
+    return out
+
+
+def wave_gate(x: Tensor, offset: Tensor) -> Tensor:
+    """``tanh(a) * sigmoid(b)`` of the halves of ``x + offset``. x: ``[B, 2 C, T]``. offset: ``[1 or B, 2 C, 1]``."""
+    x, offset = x.contiguous(), offset.contiguous()
+    batch, double, samples = x.shape
+    out = x.new_empty(batch, double // 2, samples)
+    grid, stride = (batch * double // 2, _cdiv(samples, SAMPLES)), 0 if len(offset) == 1 else double
+    _of().wave_gate[grid](x, offset, out, double // 2, samples, stride, size=SAMPLES, num_warps=SIGNAL_WARPS)
     return out
 
 

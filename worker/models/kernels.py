@@ -103,6 +103,21 @@ def gated(a, b, out, count, size: tl.constexpr):
 
 
 @triton.jit
+def wave_gate(x, offset, out, channels, samples, offset_stride, size: tl.constexpr):
+    line = tl.program_id(0).to(tl.int64)
+    item, channel = line // channels, line % channels
+    at = tl.program_id(1) * size + tl.arange(0, size)
+    inside = at < samples
+    filtered = x + (item * 2 * channels + channel) * samples + at
+    a = tl.load(filtered, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(filtered + channels * samples, mask=inside, other=0.0).to(tl.float32)
+    a += tl.load(offset + item * offset_stride + channel).to(tl.float32)
+    b += tl.load(offset + item * offset_stride + channels + channel).to(tl.float32)
+    made = (2.0 * tl.sigmoid(2.0 * a) - 1.0) * tl.sigmoid(b)
+    tl.store(out + line * samples + at, made.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def snake(x, alpha, out, channels, samples, size: tl.constexpr):
     line = tl.program_id(0).to(tl.int64)
     slope = tl.load(alpha + line % channels).to(tl.float32)

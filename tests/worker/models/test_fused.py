@@ -41,7 +41,7 @@ def test_kernels_equal_the_plain_operations(errors: Any, dtype: str) -> None:
     assert errors["kernels"][dtype] < max(2e-6, 4 * torch.finfo(getattr(torch, dtype)).eps)
 
 
-@pytest.mark.parametrize("name", ["tokens", "adaptive", "six_way", "bigvgan", "hift"])
+@pytest.mark.parametrize("name", ["tokens", "adaptive", "wavenet", "six_way", "bigvgan", "hift"])
 def test_networks_equal_themselves_without(errors: Any, name: str) -> None:
     assert errors["asked"][name] > 3
     assert errors["networks"][name] < 2e-5

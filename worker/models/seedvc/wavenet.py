@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models import fused
+
 LAYERS = 8
 KERNEL = 5
 MARGIN = KERNEL // 2
@@ -42,8 +44,13 @@ class WaveNet(nn.Module):
         total = torch.zeros_like(x)
         for i in range(LAYERS):
             padded = F.pad(x, (MARGIN, MARGIN), mode="reflect") if index is None else x.gather(2, index)
-            filtered, gate = (self.in_layers[i](padded) + offsets[:, i]).chunk(2, dim=1)
-            out = self.res_skip_layers[i](filtered.tanh() * gate.sigmoid())
+            both = self.in_layers[i](padded)
+            if fused.usable(both):
+                gated = fused.wave_gate(both, offsets[:, i])
+            else:
+                filtered, gate = (both + offsets[:, i]).chunk(2, dim=1)
+                gated = filtered.tanh() * gate.sigmoid()
+            out = self.res_skip_layers[i](gated)
             if i == LAYERS - 1:
                 return total + out
             residual, skip = out.chunk(2, dim=1)
