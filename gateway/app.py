@@ -29,6 +29,7 @@ from gateway.recording.traces import Traces
 from gateway.recording.vault import Vault
 from gateway.resume.returns import Returns
 from gateway.routes.catalogue import catalogue_routes
+from gateway.routes.description import description_routes
 from gateway.routes.page import page_routes
 from gateway.routes.recordings import recording_routes
 from gateway.routes.reports import report_routes
@@ -145,6 +146,7 @@ class Gateway:
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(webrtc_routes(self._offers))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
+        app.add_routes(description_routes())
         app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()

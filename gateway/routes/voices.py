@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from loguru import logger
 
 from gateway.auth.door import Door
@@ -160,7 +161,7 @@ class VoiceRoutes:
                     data = await self._bounded(part.read_chunk)
                 elif part.name in ("name", "description", "shared"):
                     given[part.name] = (await self._bounded(part.read_chunk, 4096)).decode()
-        except (ValueError, UnicodeDecodeError, AssertionError):
+        except (ValueError, AssertionError, HttpProcessingError):
             raise failure(400, "INVALID_CONFIG", "the form cannot be read", field="audio") from None
         return data, given
 
