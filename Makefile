@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-helm test-monitoring test-webrtc lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -43,6 +43,11 @@ test-webrtc: venv
 		fi; \
 	fi
 	TEST_WEBRTC=all $(BIN)/python -m pytest -n0 -rs tests/gateway/rtp tests/gateway/transports
+
+# The running service against its OpenAPI description: requests that are made up.
+test-api: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api]'
+	TEST_API_EXAMPLES=$${TEST_API_EXAMPLES:-200} $(BIN)/python -m pytest -n0 --timeout 1200 tests/api
 
 # Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
 test-web: venv

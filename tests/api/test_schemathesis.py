@@ -22,7 +22,7 @@ from ..gateway.test_sessions import noise, say
 
 schemathesis = pytest.importorskip("schemathesis")
 EXAMPLES = int(os.environ.get("TEST_API_EXAMPLES", "30"))
-EXCLUDED = ("/ws", "/tools/session", "/")  # upgrades, and the page
+EXCLUDED = ("/ws", "/tools/session", "/", "/webrtc")  # upgrades, and the page
 
 
 class Running:
