@@ -147,7 +147,7 @@ class Fleet:
         self._at(self.now + PATIENCE_S, give_up)
 
     def _end(self, session: Session) -> None:
-        session.gateway.sessions.discard(session)
+        session.gateway.sessions.pop(session, None)
         session.gateway.pool.leave(session)  # type: ignore[arg-type]
 
     # --- callers
@@ -185,7 +185,7 @@ class Fleet:
                 self._end(session)
 
         session.ends = ends
-        session.gateway.sessions.add(session)
+        session.gateway.sessions[session] = None
         self._at(ends, hang_up)
 
     def _place(self, gateway: GatewayPart) -> Session | None:

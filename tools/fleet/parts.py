@@ -63,13 +63,13 @@ class Session:
 
     def orphan(self) -> None:
         self._send = None
-        self.gateway.waiting.add(self)
+        self.gateway.waiting[self] = None
         if self.waits_since is None:
             self.waits_since = self.gateway.clock()
             self.gateway.on_wait(self)
 
     def close(self) -> None:
-        self.gateway.waiting.discard(self)
+        self.gateway.waiting.pop(self, None)
         if self._send is not None:
             self._send(Close(self.spec.session_id, self.epoch))
             self._send = None
@@ -101,8 +101,8 @@ class GatewayPart:
         """As a new process: without callers, without workers."""
         self.alive = True
         self.life += 1
-        self.sessions: set[Session] = set()
-        self.waiting: set[Session] = set()  # of them, those without a worker
+        self.sessions: dict[Session, None] = {}  # in the order they came, so that a seed is a day
+        self.waiting: dict[Session, None] = {}  # of them, those without a worker
         self.connections: dict[bytes, tuple[WorkerPart, int]] = {}
         self.pool = Pool(
             self,
@@ -117,7 +117,7 @@ class GatewayPart:
         """It has a worker, the first or another."""
         if session.moves > 0:
             self._on_move()
-        self.waiting.discard(session)
+        self.waiting.pop(session, None)
         if session.waits_since is not None:
             self.waited_s.append(self.clock() - session.waits_since)
             session.waits_since = None
