@@ -94,7 +94,9 @@ class Gateway:
         link = self.config.link
         if self._number:
             link = link.model_copy(update={"port": link.port + self._number})
-        self.link = GatewayLink(link, self.metrics.bad_frames.inc)
+        self.link = GatewayLink(
+            link, self.metrics.bad_frames.inc, lambda reason: self.metrics.strangers.labels(reason).inc()
+        )
         self.pool = Pool(
             self.link,
             self.metrics,
@@ -197,6 +199,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             await asyncio.to_thread(self.door.refresh)
+            await asyncio.to_thread(self.link.refresh)
             if self._certificates is not None:
                 await asyncio.to_thread(self._certificates.refresh)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import zmq
 from loguru import logger
 
+from gateway.seldom import Seldom
 from shared.config import LinkConfig
 from shared.curve import authenticator
 from shared.link import (
@@ -37,6 +38,8 @@ from shared.messages import (
 )
 
 MAX_WORKERS = 1000
+_SAY_AGAIN_S = 60.0
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _PROBE_DELAYS_S = (0.0, 0.02, 0.1)  # the ROUTER learns of a broken connection just after its monitor does
 
 
@@ -63,14 +66,23 @@ class Receiver(Protocol):
 class GatewayLink:
     """Lives on one event loop; every method is called there. `start` before the first message is due."""
 
-    def __init__(self, config: LinkConfig, on_bad_frame: Callable[[], None] = lambda: None) -> None:
-        """Binds. Raises `LinkError`. `on_bad_frame` is told of every frame that is refused."""
-        self._on_bad_frame = on_bad_frame
+    def __init__(
+        self,
+        config: LinkConfig,
+        on_bad_frame: Callable[[], None] = lambda: None,
+        on_stranger: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """Binds. Raises `LinkError`. `on_bad_frame` is told of every frame that is refused, `on_stranger` of every
+        connection: "key" that is not listed, "handshake" that is none."""
+        self._on_bad_frame, self._on_stranger = on_bad_frame, on_stranger
+        self._allowed_dir = config.allowed_workers_dir
+        self._seldom = Seldom(_SAY_AGAIN_S)
+        self._keys: dict[bytes, bytes] = {}  # of the workers that were welcomed, where the link has keys
         self._loop = asyncio.get_running_loop()
         self._names: dict[bytes, str] = {}  # of the workers that were welcomed
         self._seen_at: dict[bytes, float] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._guard = authenticator(self._context, config)
+        self._guard = authenticator(self._context, config, self._refuse_key)
         try:
             self._socket = bind_router(self._context, config)
         except BaseException:
@@ -78,7 +90,7 @@ class GatewayLink:
             self._context.term()
             raise
         self.port = int(bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").rsplit(b":", 1)[1])
-        self._watcher = monitor(self._socket, zmq.EVENT_DISCONNECTED)
+        self._watcher = monitor(self._socket, zmq.EVENT_DISCONNECTED | _FAILED)
 
     def start(self, receiver: Receiver) -> None:
         """Hand messages to `receiver` from now on."""
@@ -103,6 +115,34 @@ class GatewayLink:
         if self._guard is not None:
             self._guard.stop()
 
+    def refresh(self) -> None:
+        """Read the allow-list again if it has changed; blocks, and may be called in a thread."""
+        if self._guard is not None:
+            self._guard.reload()
+            self._loop.call_soon_threadsafe(self._lose_strangers)
+
+    def _lose_strangers(self) -> None:
+        """Workers whose key was taken from the list."""
+        for identity, key in list(self._keys.items()):
+            if self._guard is not None and not self._guard.allows(key):
+                self._lose(identity, "its key is no longer in link.allowed_workers_dir")
+
+    def _refuse_key(self, fingerprint: str, address: str) -> None:
+        """Called by the allow-list's thread."""
+        self._loop.call_soon_threadsafe(self._say_refused, fingerprint, address)
+
+    def _say_refused(self, fingerprint: str, address: str) -> None:
+        self._on_stranger("key")
+        if (times := self._seldom.count(f"key {fingerprint}")) is not None:
+            logger.warning(
+                "a worker at {} is kept out ({} times): its key {} is not in link.allowed_workers_dir. If it is yours, "
+                "copy its NAME.key to {}/ (`fast-vc keys list` shows fingerprints); it joins within seconds",
+                address,
+                times,
+                fingerprint,
+                self._allowed_dir,
+            )
+
     def send(self, identity: bytes, message: FromGateway) -> None:
         """Never blocks. A worker that cannot be reached is lost, a little later."""
         try:
@@ -114,26 +154,29 @@ class GatewayLink:
     def forget(self, identity: bytes) -> None:
         """This connection of a worker has been replaced by another."""
         self._names.pop(identity, None)
+        self._keys.pop(identity, None)
         self._seen_at.pop(identity, None)
 
     # --- what comes -----------------------------------------------------------------------------------------
 
     def _receive(self) -> bool:
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
-        identity = frames[0]
+        identity = frames[0].bytes
         try:
             if len(frames) != 2:
                 raise MessageError(f"{len(frames) - 1} frames instead of one")
-            message = decode_from_worker(frames[1])
+            message = decode_from_worker(frames[1].bytes)
         except MessageError as error:
             self._on_bad_frame()
-            logger.warning("refused a link frame of {}: {}", self._names.get(identity, "an unknown peer"), error)
+            name = self._names.get(identity, "an unknown peer")
+            if (times := self._seldom.count(f"frame of {name}")) is not None:
+                logger.warning("refused a link frame of {} ({} times): {}", name, times, error)
             return True
         if isinstance(message, Hello):
-            self._meet(identity, message)
+            self._meet(identity, message, frames[1])
         elif identity in self._names:
             self._seen_at[identity] = self._loop.time()
             self._receiver.take(identity, message)
@@ -143,9 +186,17 @@ class GatewayLink:
             self._ask_again(identity)
         return True
 
-    def _meet(self, identity: bytes, hello: Hello) -> None:
+    def _meet(self, identity: bytes, hello: Hello, frame: zmq.Frame) -> None:
+        if self._guard is not None:
+            key = str(frame.get("User-Id")).encode()  # as the handshake proved it
+            if not self._guard.allows(key):
+                return  # it has been taken from the list
+            self._keys[identity] = key
         if hello.protocol != PROTOCOL_VERSION:
-            logger.error("worker {} speaks link protocol {}, not {}", hello.worker_id, hello.protocol, PROTOCOL_VERSION)
+            if self._seldom.count(f"version of {hello.worker_id}") is not None:
+                logger.error(
+                    "worker {} speaks link protocol {}, not {}", hello.worker_id, hello.protocol, PROTOCOL_VERSION
+                )
             self._ask_again(identity)  # tells it our version
             return
         self._seen_at[identity] = self._loop.time()
@@ -178,8 +229,16 @@ class GatewayLink:
             self._receiver.lose(identity, reason)
 
     def _watch(self) -> bool:
-        if not drain_monitor(self._watcher):
+        if not (events := drain_monitor(self._watcher)):
             return False
+        for _ in range(sum(event != zmq.EVENT_DISCONNECTED for event in events)):
+            self._on_stranger("handshake")
+            if (times := self._seldom.count("handshake")) is not None:
+                logger.warning(
+                    "a connection to the link's port was refused ({} times): it does not speak as a worker does, has "
+                    "no CURVE keys, or was given the key of another gateway (link.server_key_file)",
+                    times,
+                )
         for delay_s in _PROBE_DELAYS_S:
             self._loop.call_later(delay_s, self._probe)
         return True

@@ -108,6 +108,12 @@ class Metrics:
         self._silent = Gauge(
             "fastvc_worker_silent_seconds", "Since a worker's latest heartbeat", ["worker"], registry=registry
         )
+        self.strangers = Counter(
+            "fastvc_link_connections_refused",
+            "Connections to the link's port: of a key that is not listed, or without a handshake",
+            ["reason"],
+            registry=registry,
+        )
         self._of_workers = {
             name: Gauge(f"fastvc_worker_{name}", text, ["worker"], registry=registry)
             for name, text in {

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 import zmq.auth
+from loguru import logger
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from shared.addresses import is_loopback
 from shared.errors import ConfigError
@@ -37,11 +42,18 @@ def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
     public, secret = _read_certificate(config.secret_key_file)
     if secret is None:
         raise LinkError(f"link.secret_key_file: {config.secret_key_file} holds no secret key")
+    if stat.S_IMODE(config.secret_key_file.stat().st_mode) & (stat.S_IWGRP | stat.S_IRWXO):
+        logger.warning("link.secret_key_file: others can read {}: chmod 600 it", config.secret_key_file)
     if not need_server:
         return Keys(public, secret)
     if config.server_key_file is None:
         raise LinkError("link.server_key_file: a worker needs the gateway's public key beside its own secret key")
     return Keys(public, secret, _read_certificate(config.server_key_file)[0])
+
+
+def read_public(path: Path) -> bytes:
+    """A certificate's public key, in Z85 text. Raises `LinkError`."""
+    return _read_certificate(path)[0]
 
 
 def _read_certificate(path: Path) -> tuple[bytes, bytes | None]:
@@ -60,14 +72,73 @@ def check_plain(host: str, config: LinkConfig) -> None:
         )
 
 
-def authenticator(context: zmq.Context[zmq.Socket[bytes]], config: LinkConfig) -> ThreadAuthenticator | None:
+def fingerprint(public: bytes) -> str:
+    """Of a public key in Z85 text, short enough for people to compare."""
+    digest = hashlib.sha256(public).hexdigest()[:24]
+    return ":".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+
+
+class AllowList(ThreadAuthenticator):
+    """Answers libzmq's question who may join (ZAP, RFC 27) from a folder of public certificates, in its own thread."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], folder: Path, on_refused: Callable[[str, str], None]
+    ) -> None:
+        """`on_refused` is told, in the list's thread, a fingerprint and where it came from."""
+        super().__init__(context)
+        self._folder, self._on_refused = folder, on_refused
+        self._seen: frozenset[tuple[str, int, int]] | None = None
+        self._keys: frozenset[bytes] = frozenset()
+        self._address = ""
+        self.reload()
+
+    def allows(self, public: bytes) -> bool:
+        """A key in Z85 text."""
+        return public in self._keys
+
+    def reload(self) -> None:
+        """Read the folder again if it has changed; blocks, and may be called from any thread. A file that is no
+        certificate is named in the log, and lets nobody in."""
+        try:
+            paths = sorted(self._folder.glob(f"*{PUBLIC_SUFFIX}"))
+            seen = frozenset((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+        except OSError as error:  # it is being changed
+            logger.warning("link.allowed_workers_dir: {}: {}", self._folder, error)
+            return
+        if seen == self._seen:
+            return
+        keys = set()
+        for path in paths:
+            try:
+                keys.add(_read_certificate(path)[0])
+            except LinkError as error:
+                logger.error("link.allowed_workers_dir: {}", error)
+        if self._seen is not None:
+            logger.info("link.allowed_workers_dir: {} workers may join now", len(keys))
+        self._seen, self._keys = seen, frozenset(keys)
+
+    async def handle_zap_message(self, msg: list[bytes]) -> None:
+        self._address = msg[3].decode(errors="replace").removeprefix("::ffff:") if len(msg) > 3 else "?"
+        await super().handle_zap_message(msg)
+
+    async def _authenticate_curve(self, domain: str, client_key: bytes) -> tuple[bool, bytes]:
+        public = z85.encode(client_key)
+        if public in self._keys:
+            return True, b"OK"
+        self._on_refused(fingerprint(public), self._address)
+        return False, b"Unknown key"
+
+
+def authenticator(
+    context: zmq.Context[zmq.Socket[bytes]],
+    config: LinkConfig,
+    on_refused: Callable[[str, str], None] = lambda fingerprint, address: None,
+) -> AllowList | None:
     """The allow-list of workers, started; None for a plain link. The caller stops it."""
     if config.secret_key_file is None:
         return None
-    folder = check_allowed(config)
-    guard = ThreadAuthenticator(context)
+    guard = AllowList(context, check_allowed(config), on_refused)
     guard.start()
-    guard.configure_curve(domain="*", location=str(folder))
     return guard
 
 

@@ -43,7 +43,7 @@ def revoke(file: Path | None, profile: str | None, name: str, folder: Path) -> N
     for identity in revoked:
         click.echo(f"revoked {identity} ({name}): running calls end within seconds")
     if revoke_worker(folder, name):
-        click.echo(f"{name} may not join any more once the gateway is started again")
+        click.echo(f"{name} may not join any more; a gateway that knows it leaves it within seconds")
     elif not revoked:
         raise ConfigError(
             f"no key {name!r} in {config.auth.keys_file}, nor among the workers that may join ({folder}/)"

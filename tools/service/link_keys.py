@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from shared.curve import PUBLIC_SUFFIX, SECRET_SUFFIX, make_pair
+from shared.curve import PUBLIC_SUFFIX, SECRET_SUFFIX, LinkError, fingerprint, make_pair, read_public
 from shared.errors import ConfigError
 from shared.options import Command
 
@@ -38,13 +38,13 @@ def link(name: str, is_gateway: bool, folder: Path) -> None:
     _check_name(name)
     try:
         public, secret = make_pair(folder, name)
-        _allowed(folder).mkdir(exist_ok=True)
+        _allowed(folder).mkdir(exist_ok=True, mode=0o700)
         if not is_gateway:
             shutil.copy(public, _allowed(folder))
     except OSError as error:
         click.echo(f"fast-vc: {error}", err=True)
         sys.exit(1)
-    click.echo(f"made {public} and {secret}, which only you can read")
+    click.echo(f"made {public} and {secret}, which only you can read: {fingerprint(read_public(public))}")
     if is_gateway:
         click.echo(
             f"on the gateway's host:  link.secret_key_file: {secret}\n"
@@ -55,7 +55,7 @@ def link(name: str, is_gateway: bool, folder: Path) -> None:
         click.echo(
             f"on the worker's host:   link.secret_key_file: a copy of {secret}\n"
             f"                        link.server_key_file: a copy of the gateway's public key\n"
-            f"on the gateway's host:  {_allowed(folder) / public.name} lets it join, from the gateway's next start"
+            f"on the gateway's host:  {_allowed(folder) / public.name} lets it join, within seconds"
         )
 
 
@@ -65,12 +65,13 @@ def describe_pairs(folder: Path) -> list[str]:
     lines = []
     for name in sorted(names):
         joins = "may join" if (_allowed(folder) / f"{name}{PUBLIC_SUFFIX}").exists() else "-"
-        lines.append(f"{name:<24}{_secret_state(folder / f'{name}{SECRET_SUFFIX}'):<34}{joins}")
+        secret = _secret_state(folder / f"{name}{SECRET_SUFFIX}")
+        lines.append(f"{name:<24}{secret:<34}{joins:<10}{_fingerprint_of(folder, name)}")
     return lines
 
 
 def revoke_worker(folder: Path, name: str) -> bool:
-    """Let a worker join no more, from the gateway's next start. False where none of that name may."""
+    """Let a worker join no more; one that has is left within seconds. False where none of that name may."""
     path = _allowed(folder) / f"{name}{PUBLIC_SUFFIX}"
     if not _NAME.fullmatch(name) or not path.exists():
         return False
@@ -81,6 +82,16 @@ def revoke_worker(folder: Path, name: str) -> bool:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"keys: {name!r}: a name has letters, digits, '_', '-', '.' beginning with a letter or digit")
+
+
+def _fingerprint_of(folder: Path, name: str) -> str:
+    for path in (_allowed(folder) / f"{name}{PUBLIC_SUFFIX}", folder / f"{name}{PUBLIC_SUFFIX}"):
+        if path.exists():
+            try:
+                return fingerprint(read_public(path))
+            except LinkError:
+                return "no certificate"
+    return "-"
 
 
 def _secret_state(path: Path) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import zmq
 from loguru import logger
 
+from shared.curve import fingerprint
 from shared.link import (
     DEAD_AFTER_S,
     HEARTBEAT_INTERVAL_S,
@@ -44,6 +45,7 @@ from worker.serving.scheduler import Scheduler
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _MESSAGES_A_TURN = 256
+_SAY_AGAIN_S = 60.0
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
@@ -96,6 +98,7 @@ class WorkerLink:
         self._parting = False  # it is to be said to those that are
         self._stopping = False
         self.is_stuck = False  # the engine, as far as the last beat saw
+        self._refused_at = -_SAY_AGAIN_S
         self.dropped = 0  # answers to gateways that are gone
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._woken, self._waker = net.socketpair()
@@ -201,10 +204,22 @@ class WorkerLink:
                 self._share()
                 self._introduce(connection)
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                logger.error("{} does not allow this worker's key", connection.endpoint)
+                self._say_refused(connection)
             elif event == zmq.EVENT_DISCONNECTED and connection.up:
                 self._lose(connection, "disconnected")
                 return
+
+    def _say_refused(self, connection: _Connection) -> None:
+        """libzmq goes on trying: said now and then."""
+        now = time.monotonic()
+        if self._keys is not None and now - self._refused_at > _SAY_AGAIN_S:
+            self._refused_at = now
+            logger.error(
+                "{} does not allow this worker's key {}: its public key belongs into the gateway's "
+                "link.allowed_workers_dir; trying on",
+                connection.endpoint,
+                fingerprint(self._keys.public),
+            )
 
     def _receive(self, connection: _Connection) -> None:
         assert self.scheduler is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from shared.curve import authenticator, load_keys
+from shared.curve import authenticator, fingerprint, load_keys, read_public
 from shared.link import bind_router, connect_dealer
 from shared.settings import LinkConfig
 from tests.support.sockets import TidyContext, port_of
@@ -64,7 +64,10 @@ def test_the_list_says_what_is_there(home: Path) -> None:
     run("link", "w")
     (home / "keys" / "w.key_secret").chmod(0o644)
     lines = run("list").output.splitlines()
-    assert [line.split() for line in lines[1:]] == [
+    assert all(
+        line.split()[-1] == fingerprint(read_public(home / "keys" / f"{line.split()[0]}.key")) for line in lines[1:]
+    )
+    assert [line.split()[:-1] for line in lines[1:]] == [
         ["gateway", "secret", "here", "-"],
         ["w", "secret", "here,", "OTHERS", "CAN", "READ", "IT", "may", "join"],
     ]
