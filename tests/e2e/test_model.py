@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import numpy as np
@@ -50,9 +50,12 @@ SETTINGS = {
 class Pool(Serve):
     """A gateway and workers that were started apart."""
 
+    settings: ClassVar[dict[str, Any]] = SETTINGS
+    program = _WORKER
+
     def start_with(self, checkpoints: Path) -> Pool:
         self.port, self.link_port = free_port(), free_port()
-        given = SETTINGS | {
+        given = self.settings | {
             "WORKER__CHECKPOINTS_DIR": checkpoints,
             "GATEWAY__PORT": self.port,
             "LINK__PORT": self.link_port,
@@ -68,7 +71,7 @@ class Pool(Serve):
         return self
 
     def work(self, name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _WORKER, f"tcp://127.0.0.1:{self.link_port}", name]
+        command = [sys.executable, "-c", self.program, f"tcp://127.0.0.1:{self.link_port}", name]
         with (self.folder / f"{name}.out").open("w") as log:
             return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
 
