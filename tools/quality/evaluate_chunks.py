@@ -23,7 +23,7 @@ from torch import Tensor
 
 from shared.config import ROOT
 from tools.bench.timing import synthetic_v2
-from tools.quality.evaluate_shift import border_excess_db
+from tools.quality.seams import border_excess_db
 from worker.engines.diffusion.pipeline import Prompts
 from worker.engines.diffusion.prompts import make_prompt
 from worker.engines.v2.commit import NEVER, Places

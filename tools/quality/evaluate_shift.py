@@ -19,6 +19,7 @@ import pocketsphinx
 import soundfile
 import torch
 
+from tools.quality.seams import border_excess_db
 from worker.engines.shift.engine import ShiftEngine
 from worker.geometry import INPUT_RATE, Geometry
 from worker.streaming.pool import StreamPool
@@ -37,7 +38,6 @@ SOURCES: dict[Path, str] = {
 }
 
 Pcm = npt.NDArray[np.int16]
-_FRAME = INPUT_RATE // 200  # 5 ms
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,6 @@ def whole(engine: ShiftEngine, voice: str, pcm: Pcm) -> Pcm:
     """``pcm`` converted at once."""
     out = engine.convert_whole((pcm / np.float32(32768)).astype(np.float32), voice)
     return np.clip(np.round(out * 32768), -32768, 32767).astype(np.int16)
-
-
-def border_excess_db(pcm: Pcm, geometry: Geometry) -> float:
-    """How much more the sound above 4 kHz changes from one 5 ms to the next within the joints than elsewhere, in dB.
-
-    A joint is the crossfade of a block, moved by the delay that ``stream`` removes. Clicks are broadband and short, so
-    they would stand out among the larger changes (the 90th percentile is compared); 0 means that nothing tells a joint
-    from the rest.
-    """
-    spectrum = np.abs(
-        np.fft.rfft(pcm[: len(pcm) // _FRAME * _FRAME].reshape(-1, _FRAME) / 32768.0 * np.hanning(_FRAME))
-    )
-    high_db = 10 * np.log10(np.square(spectrum[:, _FRAME // 4 :]).sum(axis=1) + 1e-6)
-    jump = np.abs(np.diff(high_db))
-    at = (np.arange(1, len(high_db)) * _FRAME + geometry.delay_ms * INPUT_RATE // 1000) % geometry.block_samples_in
-    joint = at <= geometry.crossfade_samples
-    active = np.maximum(high_db[1:], high_db[:-1]) > -50
-    inside, outside = (np.percentile(jump[where & active], 90) for where in (joint, ~joint))
-    return float(inside - outside)
 
 
 def active_level_db(pcm: Pcm) -> float:

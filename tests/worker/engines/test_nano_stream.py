@@ -12,7 +12,8 @@ import torch
 
 from shared.config import ROOT, WorkerConfig, load
 from tests.worker.engines.test_shift import with_cuts
-from tools.quality.evaluate_shift import Pcm, active_level_db, border_excess_db, median_f0_hz, read_pcm, stream
+from tools.quality.evaluate_shift import Pcm, active_level_db, median_f0_hz, read_pcm, stream
+from tools.quality.seams import border_excess_db
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter
 from worker.engines.diffusion.prompts import make_prompt

@@ -12,13 +12,13 @@ from tools.quality.evaluate_shift import (
     VOICES,
     Pcm,
     active_level_db,
-    border_excess_db,
     median_f0_hz,
     read_pcm,
     stream,
     whole,
     words_kept,
 )
+from tools.quality.seams import border_excess_db
 from worker import pitch
 from worker.engine import Batch, SessionOptions
 from worker.engines.shift import psola
