@@ -229,6 +229,7 @@ def test_stop_says_what_does_not_end_and_force_kills_the_tree(home: Path, monkey
     monkeypatch.setattr(stop, "_AFTER_GRACE_S", 0.5)
     monkeypatch.setattr(stop, "_PROGRESS_S", 0.2)
     monkeypatch.setenv("FASTVC_GATEWAY__SHUTDOWN_GRACE_S", "0.1")
+    monkeypatch.setenv("FASTVC_WORKER__SHUTDOWN_GRACE_S", "0.1")
     try:
         result = run("stop")
         assert result.exit_code == 1
