@@ -43,7 +43,7 @@ from gateway.transports.offers import WebRtcOffers, open_offers
 from gateway.transports.upgrade import WebSocketUpgrades
 from gateway.voices.references import References
 from gateway.voices.store import VoiceStore
-from shared.config import Config, ConfigError, check_auth
+from shared.config import Config, ConfigError, check_auth, default_model
 from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.state import GatewayState, StateReporter
@@ -100,7 +100,7 @@ class Gateway:
         self.pool = Pool(
             self.link,
             self.metrics,
-            default_model=gateway.default_model or self.config.worker.model,
+            default_model=default_model(self.config),
             max_sessions=gateway.max_sessions,
             processing_timeout_s=gateway.processing_timeout_s,
             clock=asyncio.get_running_loop().time,

@@ -83,22 +83,38 @@ def load(
     profile: str | None = None,
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    worker_profile: str | None = None,
 ) -> Config:
     """The configuration of `file`, else of ``config/PROFILE.yaml`` (profile: argument, FASTVC_ENV, "default").
 
-    `options` are sections and keys that the command line gave. Raises `ConfigError`.
+    worker_profile: whose ``worker`` section is meant in place of that configuration's. `options` are sections and keys
+    that the command line gave. Raises `ConfigError`.
     """
     environ = os.environ if environ is None else environ
     path = file if file is not None else _profile_path(profile or environ.get(PROFILE_VARIABLE) or DEFAULT)
     merged = _Merged()
     for source in dict.fromkeys((BUNDLED / f"{DEFAULT}.yaml", path)):
         merged.add(read_yaml(source), str(source))
+    if worker_profile is not None:
+        merged.content.pop("worker", None)
+        for source in dict.fromkeys((BUNDLED / f"{DEFAULT}.yaml", _profile_path(worker_profile))):
+            merged.add({"worker": read_yaml(source).get("worker", {})}, str(source))
     for name, section, key, value in _variables(environ):
         merged.add({section: {key: value}}, name)
     for section, values in (options or {}).items():
         for key, value in values.items():
             merged.add({section: {key: value}}, f"--{key}")
     return _validate(merged, str(path))
+
+
+def default_model(config: Config) -> str:
+    """What a caller gets who names no model. Raises `ConfigError` for a worker's profile that is not there."""
+    if config.gateway.default_model is not None:
+        return config.gateway.default_model
+    first = next(iter(config.serve.groups), None)
+    if first is None or first.profile is None:
+        return config.worker.model
+    return load(profile=DEFAULT, worker_profile=first.profile).worker.model
 
 
 def validate(content: Mapping[str, Any], origin: str) -> Config:

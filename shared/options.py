@@ -61,14 +61,18 @@ def port_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_options(
-    file: Path | None = None, profile: str | None = None, host: str | None = None, port: int | None = None
+    file: Path | None = None,
+    profile: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    worker_profile: str | None = None,
 ) -> Config:
     """The configuration that the options name, once ``.env`` is read. Raises `ConfigError`, `click.UsageError`."""
     read_dotenv(Path(".env"), os.environ)
     if file is not None and profile is not None:
         raise click.UsageError("--config and --env exclude each other")
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    return load(file, profile, options={"gateway": given})
+    return load(file, profile, options={"gateway": given}, worker_profile=worker_profile)
 
 
 def as_arguments(**options: object) -> list[str]:

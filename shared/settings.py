@@ -18,6 +18,7 @@ DEMO_KEY = "fast-vc-demo-key"  # known to everyone: of use on loopback alone
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 UnitMs = Annotated[int, Field(ge=20, le=10_000, multiple_of=20)]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 
 
 class Section(BaseModel):
@@ -122,7 +123,7 @@ class WorkerConfig(Section):
     """One worker: its engine, its geometry and its bounds."""
 
     model: Literal["nano", "tiny", "small", "base", "v2", "shift", "passthrough"] = "nano"
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    device: Device = "cpu"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     graphs: bool = True
     kernels: bool = True
@@ -234,12 +235,31 @@ class LogConfig(Section):
     keep_files: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
-class ServeConfig(Section):
-    """`fast-vc serve`: how many local workers, and where the service keeps its state."""
+class WorkerGroup(Section):
+    """Local workers of one kind."""
 
-    workers: Annotated[int, Field(ge=0, le=64)] = 1
+    profile: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    device: Device | None = None
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class ServeConfig(Section):
+    """`fast-vc serve`: its local workers, and where the service keeps its state."""
+
+    workers: Annotated[int, Field(ge=0, le=64)] | Annotated[list[WorkerGroup], Field(max_length=64)] = 1
     state_dir: Path = Path("temp")
     ready_timeout_s: Seconds = 120.0
+
+    @property
+    def groups(self) -> list[WorkerGroup]:
+        """The workers by kind."""
+        if isinstance(self.workers, list):
+            return self.workers
+        return [WorkerGroup(count=self.workers)] if self.workers else []
+
+    @property
+    def worker_count(self) -> int:
+        return sum(group.count for group in self.groups)
 
 
 class Config(Section):

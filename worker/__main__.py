@@ -22,6 +22,7 @@ from shared.options import Command, load_options, profile_options
     help="A gateway's link; repeatable. dns://NAME:PORT: all that the name has.",
 )
 @click.option("--device", metavar="cpu|cuda:0", help="[worker.device]")
+@click.option("--profile", "kind", metavar="NAME", help="The worker section of config/NAME.yaml. [serve.workers]")
 @click.option("--id", "worker_id", help="Name of this worker, unique in the pool. [HOST-PID]")
 @click.option("--probe", is_flag=True, help="Only say whether the worker of this folder lives: exit code 0 or 1.")
 def main(
@@ -29,11 +30,12 @@ def main(
     profile: str | None,
     gateways: tuple[str, ...],
     device: str | None,
+    kind: str | None,
     worker_id: str | None,
     probe: bool,
 ) -> None:
     """Run a worker alone, for one gateway or several."""
-    config = load_options(file, profile)
+    config = load_options(file, profile, worker_profile=kind)
     if probe:
         from worker.probe import probe as look
 

@@ -31,6 +31,7 @@ class Serve:
 
     folder: Path
     workers: int = 1
+    kinds: list[dict[str, Any]] | None = None  # of workers, in place of so many of one
 
     def start(self, **settings: Any) -> Serve:
         self.port, self.link_port = free_port(), free_port()
@@ -44,7 +45,11 @@ class Serve:
             **settings,
         }
         self.environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in given.items()}
-        self.process = self.spawn("serve", "--workers", str(self.workers))
+        if self.kinds is None:
+            self.process = self.spawn("serve", "--workers", str(self.workers))
+        else:
+            self.environ["FASTVC_SERVE__WORKERS"] = json.dumps(self.kinds)
+            self.process = self.spawn("serve")
         try:
             self.until(lambda: self.is_ready() and self.ready_workers() == self.workers)
         except BaseException:

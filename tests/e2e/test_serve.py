@@ -160,3 +160,20 @@ def test_a_wrong_setting_is_one_message_and_exit_2(tmp_path: Path) -> None:
         assert result.returncode == 2
         assert "worker.block_ms" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+async def test_different_models_side_by_side_are_chosen_by_name(tmp_path: Path) -> None:
+    """Two kinds of workers of one service; who names no model gets the first kind's. Two processes load torch: 10 s."""
+    kinds = [{"profile": "shift", "device": "cpu"}, {"profile": "default"}]
+    serve = Serve(tmp_path, 2, kinds).start(ENV="default", WORKER__MAX_BATCH=1, WORKER__MAX_SESSIONS=2)
+    try:
+        _, listed = await asyncio.to_thread(serve.get, "/models")
+        assert listed["default"] == "shift"
+        assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 500}
+        wave = read_source(SAMPLE, 16_000)[:32_000]
+        async with aiohttp.ClientSession() as http:
+            for model, block_ms in (("nano", 500), ("shift", 200), (None, 200)):
+                made = await call(http, CallConfig(serve.url, KEY, model=model, real_time=False), wave)
+                assert (made.close_code, made.ready["block_ms"]) == (1000, block_ms)
+    finally:
+        assert await asyncio.to_thread(serve.stop) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.config import Config, ConfigError, check_auth, load
+from shared.config import Config, ConfigError, check_auth, default_model, load
 
 PROFILES = Path(__file__).parents[2] / "config"
 
@@ -193,3 +193,34 @@ def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("gateway:\nworker:\n", encoding="utf-8")
     assert load(file=path, environ={}).worker == Config().worker
+
+
+def test_a_profile_of_workers_stands_in_for_the_worker_section_alone() -> None:
+    config = load(profile="prod", environ={}, worker_profile="shift")
+    assert (config.worker.model, config.worker.block_ms, config.worker.precision) == ("shift", 200, "float32")
+    assert config.gateway.host == "0.0.0.0"
+    assert (
+        load(profile="prod", environ={"FASTVC_WORKER__BLOCK_MS": "400"}, worker_profile="shift").worker.block_ms == 400
+    )
+    with pytest.raises(ConfigError, match="no profile 'nobody'"):
+        load(environ={}, worker_profile="nobody")
+
+
+@pytest.mark.parametrize(
+    ("workers", "count", "model"),
+    [
+        ("2", 2, "nano"),
+        ("0", 0, "nano"),
+        ("[{profile: shift, count: 3}, {device: cpu}]", 4, "shift"),
+        ("[{}]", 1, "nano"),
+    ],
+)
+def test_workers_are_a_number_or_a_list_of_kinds(workers: str, count: int, model: str) -> None:
+    config = load(environ={"FASTVC_SERVE__WORKERS": workers})
+    assert (config.serve.worker_count, default_model(config)) == (count, model)
+
+
+@pytest.mark.parametrize("workers", ["[{model: tiny}]", "[{count: 0}]", "[{device: gpu}]", "65", "many"])
+def test_kinds_of_workers_that_cannot_be_are_named(workers: str) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.workers"):
+        load(environ={"FASTVC_SERVE__WORKERS": workers})

@@ -40,6 +40,7 @@ class CallConfig:
     api_key: str
     session_id: str | None = None
     voice: str | None = None
+    model: str | None = None
     encoding: str = "PCM"
     encoding_out: str = "PCM"
     sample_rate: int = 16_000
@@ -83,7 +84,7 @@ class CallConfig:
             "encoding_out": self.encoding_out,
             "opus_frame_duration": self.opus_frame_ms,
         }
-        optional = {"session_id": self.session_id, "voice": self.voice, "options": self.options}
+        optional = {"session_id": self.session_id, "voice": self.voice, "model": self.model, "options": self.options}
         return message | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from shared.addresses import base_url
-from shared.config import check_auth
+from shared.config import check_auth, default_model
 from shared.errors import ConfigError
 from shared.log import configure
 from shared.options import Command, address_options, as_arguments, load_options, profile_options
-from shared.settings import Config
+from shared.settings import Config, WorkerGroup
 from tools.service.supervisor import PortTaken, Supervisor, check_port, local_children
 
 
@@ -40,18 +40,29 @@ def serve(
         click.echo(f"fast-vc: {error}", err=True)
         sys.exit(1)
     configure("serve", config.log)
-    count = config.serve.workers if workers is None else workers
+    groups = config.serve.groups
+    if workers is not None:
+        groups = [WorkerGroup(count=workers)] if workers else []
+    models = [_model(file, profile, group) for group in groups]
+    default_model(config)
     processes = config.gateway.processes if gateways is None else gateways
     children = local_children(
-        config, processes, count, as_arguments(config=file, env=profile), as_arguments(host=host, port=port)
+        config, processes, groups, as_arguments(config=file, env=profile), as_arguments(host=host, port=port)
     )
-    sys.exit(Supervisor(config, children, lambda: _welcome(config, count)).run())
+    sys.exit(Supervisor(config, children, lambda: _welcome(config, groups, models)).run())
 
 
-def _welcome(config: Config, workers: int) -> None:
+def _model(file: Path | None, profile: str | None, group: WorkerGroup) -> str:
+    """What the workers of a group serve. Raises `ConfigError` where they cannot be as configured."""
+    return load_options(file, profile, worker_profile=group.profile).worker.model
+
+
+def _welcome(config: Config, groups: list[WorkerGroup], models: list[str]) -> None:
     url = base_url(config)
+    workers = sum(group.count for group in groups)
+    served = ", ".join(dict.fromkeys(models)) or "of workers elsewhere"
     click.echo(
-        f"\nFast-VC Pool is ready: {workers} local worker{'' if workers == 1 else 's'}, model {config.worker.model}\n"
+        f"\nFast-VC Pool is ready: {workers} local worker{'' if workers == 1 else 's'}, model {served}\n"
         f"  browser    {url}/\n"
         f"  WebSocket  {url.replace('http', 'ws', 1)}/ws\n"
         f"  voices     {url}/voices\n"

@@ -24,7 +24,8 @@ from loguru import logger
 
 from shared.addresses import answers, base_url, link_endpoint
 from shared.config import Config, ConfigError
-from shared.options import CONFIG_EXIT
+from shared.options import CONFIG_EXIT, as_arguments
+from shared.settings import WorkerGroup
 from shared.state import ChildState, ServeState, StateReporter, read_states
 
 _FIRST_PAUSE_S = 0.5
@@ -203,9 +204,9 @@ def _reason(code: int) -> str:
 
 
 def local_children(
-    config: Config, gateways: int, workers: int, profile: Sequence[str], address: Sequence[str]
+    config: Config, gateways: int, workers: Sequence[WorkerGroup], profile: Sequence[str], address: Sequence[str]
 ) -> list[Child]:
-    """The commands of gateways on one HTTP port and of workers, each for all of them.
+    """The commands of gateways on one HTTP port and of workers by kind, each for all of them.
 
     profile: --config or --env; address: --host and --port.
     """
@@ -216,7 +217,8 @@ def local_children(
     else:
         fronts = [Child("gateway", f"gateway-{i}", [*command, "--number", str(i)]) for i in range(gateways)]
     joined = [text for i in range(gateways) for text in ("--gateway", link_endpoint(config, i))]
+    kinds = [as_arguments(profile=group.profile, device=group.device) for group in workers for _ in range(group.count)]
     return fronts + [
-        Child("worker", f"worker-{i}", [*module, "worker", *joined, "--id", f"worker-{i}", *profile])
-        for i in range(workers)
+        Child("worker", f"worker-{i}", [*module, "worker", *joined, "--id", f"worker-{i}", *profile, *kind])
+        for i, kind in enumerate(kinds)
     ]

@@ -18,6 +18,7 @@ import pytest
 
 from shared.addresses import free_port
 from shared.config import Config, ConfigError, GatewayConfig, ServeConfig
+from shared.settings import WorkerGroup
 from shared.state import ServeState, write_state
 from tools.service.supervisor import PortTaken, check_port, local_children
 
@@ -252,7 +253,7 @@ def test_an_address_of_another_machine_is_a_wrong_configuration(tmp_path: Path) 
 
 
 def test_the_children_of_serve_get_its_profile_and_address(tmp_path: Path) -> None:
-    children = local_children(config_of(tmp_path), 1, 2, ["--env", "prod"], ["--port", "9000"])
+    children = local_children(config_of(tmp_path), 1, [WorkerGroup(count=2)], ["--env", "prod"], ["--port", "9000"])
     assert [(child.role, child.name) for child in children] == [
         ("gateway", "gateway"),
         ("worker", "worker-0"),
@@ -266,7 +267,7 @@ def test_the_children_of_serve_get_its_profile_and_address(tmp_path: Path) -> No
 
 
 def test_several_gateways_have_a_number_each_and_every_worker_joins_them_all(tmp_path: Path) -> None:
-    children = local_children(config_of(tmp_path), 2, 1, [], [])
+    children = local_children(config_of(tmp_path), 2, [WorkerGroup()], [], [])
     assert [child.name for child in children] == ["gateway-0", "gateway-1", "worker-0"]
     assert list(children[1].command)[-2:] == ["--number", "1"]
     joined = [text for text in children[2].command if text.startswith("tcp://")]
@@ -279,7 +280,21 @@ def test_children_take_no_package_of_the_working_folder_for_ours(tmp_path: Path,
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('a foreign package')")
     (tmp_path / "config" / "default.yaml").write_text("another: {program: 1}\n")
-    command = next(child.command for child in local_children(config_of(tmp_path), 1, 1, [], []) if child.role == role)
+    command = next(
+        child.command for child in local_children(config_of(tmp_path), 1, [WorkerGroup()], [], []) if child.role == role
+    )
     help_text = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (help_text.returncode, help_text.stderr) == (0, "")
     assert "--env NAME" in help_text.stdout
+
+
+def test_workers_of_several_kinds_have_each_their_profile_and_device(tmp_path: Path) -> None:
+    groups = [WorkerGroup(profile="prod", device="cuda:0", count=2), WorkerGroup(profile="v2"), WorkerGroup()]
+    children = local_children(config_of(tmp_path), 1, groups, ["--config", "mine.yaml"], [])
+    told = [list(child.command[child.command.index("--id") + 1 :]) for child in children if child.role == "worker"]
+    assert told == [
+        ["worker-0", "--config", "mine.yaml", "--profile", "prod", "--device", "cuda:0"],
+        ["worker-1", "--config", "mine.yaml", "--profile", "prod", "--device", "cuda:0"],
+        ["worker-2", "--config", "mine.yaml", "--profile", "v2"],
+        ["worker-3", "--config", "mine.yaml"],
+    ]

@@ -133,7 +133,7 @@ def check_limits(config: Config) -> Iterator[Finding]:
     else:
         yield ok("open files", f"{soft} for gateway.max_sessions = {config.gateway.max_sessions}")
     available_gb = _memory_available() / 1e9
-    needed_gb = _MEMORY_GB * max(1, config.serve.workers)
+    needed_gb = _MEMORY_GB * max(1, config.serve.worker_count)
     if find_spec("torch") is not None and available_gb < needed_gb:
         advice = f"about {_MEMORY_GB} GB a worker with the bundled model; fewer serve.workers"
         yield warning("memory", f"{available_gb:.1f} GB are available", advice)
