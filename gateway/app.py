@@ -178,6 +178,7 @@ class Gateway:
         await asyncio.to_thread(self.returns.beat, leaving=True)
         logger.info("shutting down: {} sessions get their audio", len(self.pool.session_ids()))
         await self.calls.drain(self.config.gateway.shutdown_grace_s)
+        await self._offers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -25,6 +25,7 @@ from shared.settings import IceServer, WebRtcConfig
 SDP = "application/sdp"
 PATH = "/webrtc"
 _END_TIMEOUT_S = 0.5  # for a call to be over; it may have to wait for its worker
+_CLOSE_TIMEOUT_S = 3.0
 _QUERY = ("session_id", "voice", "model")  # of the first message, for callers who have no data channel
 EndElsewhere = Callable[[int, str], Awaitable[bool]]  # a call of another process on this port, by number and id
 
@@ -100,6 +101,11 @@ class WebRtcOffers:
         await asyncio.wait([task], timeout=_END_TIMEOUT_S)
         return True
 
+    async def close(self) -> None:
+        """After the last call: until everybody has been hung up on."""
+        if self._live:
+            await asyncio.wait([task for _, task in self._live.values()], timeout=_CLOSE_TIMEOUT_S)
+
     # --- within ---------------------------------------------------------------------------------------------
 
     async def _body(self, request: web.Request) -> bytes:
@@ -132,8 +138,8 @@ class WebRtcOffers:
             try:
                 await self._calls.serve(caller, reservation)
             finally:
-                del self._live[key]
                 await caller.hang_up()
+                del self._live[key]
 
         self._live[key] = caller, asyncio.create_task(serve())
         return key, answer
@@ -162,6 +168,9 @@ class NoWebRtc:
     async def end_own(self, key: str) -> bool:
         """As `WebRtcOffers.end_own`: there is none."""
         return False
+
+    async def close(self) -> None:
+        """There is nothing to wait for."""
 
 
 def open_offers(config: WebRtcConfig, make: Callable[[WebRtcConfig], WebRtcOffers]) -> WebRtcOffers | NoWebRtc:

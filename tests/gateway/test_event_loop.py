@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import opuslib
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from gateway.audio import opus, resample
 
-from .conftest import Service, hear
+from .conftest import KEY, Service, hear
 from .test_sessions import noise, say
 
 
@@ -42,6 +43,21 @@ async def test_a_session_makes_no_call_that_blocks(
     _, control, code = await hear(socket)
     assert (control[-1]["type"], code) == ("complete", 1000)
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+
+
+async def test_a_session_over_webrtc_makes_none_either(service: Service, blockbuster: BlockBuster) -> None:
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    from ..support.webrtc import RtcCaller
+
+    await service.worker()
+    caller = RtcCaller()
+    assert (await caller.dial(service.http, f"{service.url}/webrtc?api_key={KEY}")).status == 201
+    await caller.configure()
+    await caller.speak(np.zeros(24_000, np.int16))
+    caller.tell({"type": "end"})
+    assert (await caller.message("complete", "error"))["type"] == "complete"
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+    await caller.hang_up()
 
 
 async def test_a_call_that_blocks_would_be_noticed(
