@@ -9,6 +9,7 @@ import socket as net
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import uvloop
 from aiohttp import web
@@ -22,6 +23,7 @@ from gateway.lag import watch_lag
 from gateway.link import GatewayLink
 from gateway.metrics import Metrics
 from gateway.origins import Origins
+from gateway.overview import overview
 from gateway.pool import Pool
 from gateway.recording.exposition import RecorderFigures
 from gateway.recording.recorder import Recorder
@@ -30,6 +32,7 @@ from gateway.recording.vault import Vault
 from gateway.resume.returns import Returns
 from gateway.routes.catalogue import catalogue_routes
 from gateway.routes.description import description_routes
+from gateway.routes.overview import overview_routes
 from gateway.routes.page import page_routes
 from gateway.routes.recordings import recording_routes
 from gateway.routes.reports import report_routes
@@ -131,6 +134,7 @@ class Gateway:
                 self.metrics.text,
                 lambda call: self._offers.end_own(call),
                 upgrades.handle,
+                self._overview,
             )
         end_elsewhere = None if self._siblings is None else self._siblings.end_call
         self._offers = open_offers(
@@ -149,6 +153,7 @@ class Gateway:
         app.add_routes(webrtc_routes(self._offers))
         app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
         app.add_routes(description_routes())
+        app.add_routes(overview_routes(self.door, self._overview, self._siblings, is_private=gateway.is_private))
         app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -209,6 +214,9 @@ class Gateway:
             await asyncio.to_thread(self._state.write, self._describe())
             await asyncio.to_thread(self.returns.beat)
             await asyncio.sleep(_STATE_INTERVAL_S)
+
+    def _overview(self) -> dict[str, Any]:
+        return overview(self._describe(), self.pool, self.calls, self.metrics)
 
     def _describe(self) -> GatewayState:
         return GatewayState(

@@ -245,7 +245,7 @@ class Pool:
             case Heartbeat():
                 self._metrics.on_beat(worker.name, message)
                 worker.capacity = worker.quota = message.capacity
-                worker.queue_ms = message.queue_ms
+                worker.queue_ms, worker.steps = message.queue_ms, message.steps
                 self._use_places()
             case Goodbye():
                 if not worker.draining:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -47,18 +48,21 @@ class Siblings:
         own_metrics: Callable[[], bytes],
         own_end: Callable[[str], Awaitable[bool]],
         upgrade: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        own_overview: Callable[[], dict[str, Any]],
     ) -> None:
         """own_end: ends a call of this process by its id; False where there is none. upgrade: of callers who come back
         to a call that is here, through another process."""
         self._upgrade = upgrade
         self._number, self._http_port, self._state_dir = number, http_port, state_dir
         self._own_ready, self._own_metrics, self._own_end = own_ready, own_metrics, own_end
+        self._own_overview = own_overview
 
     async def start(self) -> int:
         """Open the own door. Returns its port."""
         app = web.Application()
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/overview", self._overview)
         app.router.add_delete("/calls/{call}", self._end)
         app.router.add_get("/ws", self._upgrade)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -77,6 +81,9 @@ class Siblings:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._own_metrics())
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        return web.json_response(self._own_overview())
 
     async def _end(self, request: web.Request) -> web.Response:
         return web.Response(status=204 if await self._own_end(request.match_info["call"]) else 404)
@@ -109,6 +116,10 @@ class Siblings:
         texts = {self._number: self._own_metrics()}
         texts |= dict(await self._ask("/metrics"))
         return labelled(texts)
+
+    async def all_overviews(self) -> list[bytes]:
+        """What the others say of themselves, as JSON."""
+        return [body for _, body in await self._ask("/overview")]
 
     async def _others(self) -> list[GatewayState]:
         states = await asyncio.to_thread(read_states, self._state_dir)

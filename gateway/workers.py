@@ -20,6 +20,7 @@ class WorkerRecord:
     quota: int  # of its places, as it said last
     capacity: int  # as many, or fewer until its next beat
     queue_ms: float = 0.0
+    steps: int = 0  # of the solver, in use
     draining: bool = False
     streams: dict[str, Stream] = field(default_factory=dict)
 

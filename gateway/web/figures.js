@@ -13,7 +13,7 @@ export function showMeasure({ inputRms, outputRms, latency, playback }, { plot, 
   showLatency(latency);
   plot.splice(0, plot.length - PLOT_POINTS + 1);
   plot.push(latency.total);
-  drawPlot(plot);
+  plotLine(el("plot"), plot, PLOT_POINTS, 500, " ms");
   const rtf = stats?.compute_ms && blockMs ? (stats.compute_ms / blockMs).toFixed(2) : null;
   el("work").textContent = texts().work({ ...stats, rtf, concealed, ...playback });
 }
@@ -29,14 +29,20 @@ export function showLatency(latency) {
   el("latency").replaceChildren(...rows);
 }
 
-function drawPlot(plot) {
-  const canvas = el("plot");
+// values: the latest of at most `points`, null where there is none. The scale reaches at least to `atLeast`, and says how far.
+export function plotLine(canvas, values, points, atLeast, unit = "") {
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
-  context.strokeStyle = getComputedStyle(canvas).color;
+  const { color, borderColor } = getComputedStyle(canvas);
+  const highest = Math.max(atLeast, ...values) * 1.1;
+  context.fillStyle = color;
+  context.font = "20px system-ui, sans-serif";
+  context.fillText(`${Math.round(highest / 1.1)}${unit}`, 4, 20);
+  context.strokeStyle = borderColor;
+  context.strokeRect(0, canvas.height / 11, canvas.width, canvas.height);
+  context.strokeStyle = color;
   context.lineWidth = 2;
-  const highest = Math.max(500, ...plot) * 1.1;
   context.beginPath();
-  plot.forEach((ms, i) => ms !== null && context.lineTo((i / PLOT_POINTS) * canvas.width, canvas.height * (1 - ms / highest)));
+  values.forEach((value, i) => value !== null && context.lineTo((i / points) * canvas.width, canvas.height * (1 - value / highest)));
   context.stroke();
 }

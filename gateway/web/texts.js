@@ -13,6 +13,12 @@ const EN = {
   reconnecting: "The line is lost; trying again.", no_worker: "No worker is connected yet. The page looks again every few seconds.",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
     `${steps || "–"} steps, batch of ${batch || "–"}, real-time factor ${rtf ?? "–"}, ${concealed} blocks concealed, ${gaps} gaps, ${Math.round(droppedMs)} ms caught up`,
+  operation: "operation", now: "The last half minute", admin_key: "Key or token with the scope admin",
+  gateways: "Gateways", workers: "Workers", sessions_places: "Sessions / places", p95: "95 % of blocks within", steps_mean: "Solver steps",
+  concealed: "Concealed blocks", late: "Late blocks", refused: "Callers refused", sessions_plot: "Sessions, ten minutes", p95_plot: "95 % of blocks within, ten minutes",
+  gateway_columns: ["No.", "Host / process", "Up", "Sessions", "95 % within", "Concealed", "Calls", "Refused", "State"],
+  worker_columns: ["Worker", "Host / process", "Device", "Model", "Sessions / places", "Steps", "Queue", "State"],
+  takes_calls: "takes calls", full: "no place", leaving: "leaving",
   own: "A voice of your own", own_hint: "Read this aloud, at your usual pace, in a quiet room. Only voices of people who agreed.",
   own_line: "On a quiet morning I walk along the river, count the boats that pass, and think of nothing but the colour of the water.",
   own_record: "Read into the microphone", own_stop: "Done", own_reading: "Listening … read the line, then press Done.", own_file: "Or choose a recording, 1 to 30 s",
@@ -29,6 +35,7 @@ const EN = {
     INSECURE: "Open the page by https or on localhost: elsewhere browsers lend no microphone.", INVALID_CONFIG: "The worker refuses a setting: empty it, or choose another value.",
     WORKER_LOST: "The worker is gone: start again in a moment.", TIMEOUT: "Nothing was heard for too long: start again.",
     NotAllowedError: "Allow the microphone in the browser's address bar, then start again.", NotFoundError: "No microphone is there: connect one, then start again.",
+    ADMIN: "Operators alone may look: type a key with the scope admin (fast-vc keys api NAME --scope admin).",
     EncodingError: "This file is no recording that the browser can read: try WAV, FLAC or MP3.",
   },
 };
@@ -44,6 +51,12 @@ const ZH = {
   reconnecting: "连接中断，正在重试。", no_worker: "还没有可用的工作进程，页面会每隔几秒再查看。",
   work: ({ steps, batch_size: batch, rtf, concealed, gaps, droppedMs }) =>
     `${steps || "–"} 步，批量 ${batch || "–"}，实时率 ${rtf ?? "–"}，掩盖 ${concealed} 块，断续 ${gaps} 次，追回 ${Math.round(droppedMs)} 毫秒`,
+  operation: "运行状态", now: "最近半分钟", admin_key: "带 admin 权限的密钥或令牌",
+  gateways: "网关", workers: "工作进程", sessions_places: "会话 / 名额", p95: "95% 的块不超过", steps_mean: "求解步数",
+  concealed: "掩盖的块", late: "迟到的块", refused: "拒绝的呼叫", sessions_plot: "会话数（十分钟）", p95_plot: "95% 的块不超过（十分钟）",
+  gateway_columns: ["编号", "主机 / 进程", "已运行", "会话", "95% 不超过", "掩盖", "呼叫", "拒绝", "状态"],
+  worker_columns: ["工作进程", "主机 / 进程", "设备", "模型", "会话 / 名额", "步数", "排队", "状态"],
+  takes_calls: "可接入", full: "无名额", leaving: "正在退出",
   own: "我的音色", own_hint: "请在安静的房间里，用平常的语速朗读下面这句话。只可使用已同意者的声音。",
   own_line: "清晨我沿着河边散步，数着来往的小船，听着水声，心里什么也不想，只看着天空慢慢变亮。",
   own_record: "对着麦克风朗读", own_stop: "完成", own_reading: "正在聆听……读完后请按“完成”。", own_file: "或选择一段录音（1 至 30 秒）",
@@ -58,6 +71,7 @@ const ZH = {
     CONNECTION: "服务没有响应：它在运行吗？", INSECURE: "请用 https 或 localhost 打开本页，否则浏览器不提供麦克风。",
     INVALID_CONFIG: "某项设置被拒绝：请清空或换一个值。", WORKER_LOST: "工作进程已断开：请稍后重新开始。", TIMEOUT: "太久没有声音：请重新开始。",
     NotAllowedError: "请在地址栏允许使用麦克风，然后重新开始。", NotFoundError: "没有找到麦克风：请连接后重新开始。",
+    ADMIN: "仅限管理员：请输入带 admin 权限的密钥（fast-vc keys api NAME --scope admin）。",
     EncodingError: "浏览器无法读取该文件：请用 WAV、FLAC 或 MP3。",
   },
 };

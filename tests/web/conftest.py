@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 import soundfile
 
 from tests.e2e.conftest import SAMPLE, Serve
+from tests.e2e.test_gateways import free_ports
 
 Wave = npt.NDArray[np.float32]
 
@@ -92,9 +94,16 @@ def _visit(port: int, folder: Path, browser: str, scenario: str, environ: dict[s
         **wanted,
     }
     command = ["node", str(HERE / "drive.mjs"), json.dumps(content)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=115, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    node = subprocess.Popen(
+        command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        said, complaints = node.communicate(timeout=90)
+    except BaseException:
+        os.killpg(node.pid, signal.SIGTERM)  # it closes the browser
+        raise
+    assert node.returncode == 0, complaints[-3000:]
+    seen = json.loads(said.splitlines()[-1])
     tracks = [np.fromfile(path, "<f4") for name in ("input", "output") if (path := out / f"{name}.f32").exists()]
     silent = np.zeros(0, np.float32)
     return Visit(seen, seen.get("rate", 0), *(tracks or [silent, silent]))
@@ -165,6 +174,17 @@ def diffusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A model with a solver, for one caller."""
     only_one = {"WORKER__MAX_SESSIONS": 1, "WORKER__MAX_BATCH": 1, "WORKER__WARM_UP_S": 1}
     yield from _serve(tmp_path_factory.mktemp("diffusing"), ENV="", WORKER__MODEL="nano", **only_one)
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Two gateway processes, and a key of operators."""
+    keys = {
+        "AUTH__API_KEYS": '["fast-vc-demo-key", "a-key-of-operators"]',
+        "AUTH__API_KEYS_SCOPES": '["call", "admin"]',
+    }
+    shared = {"GATEWAY__PROCESSES": 2, "LINK__PORT": free_ports(2), "WORKER__MODEL": "passthrough"}
+    yield from _serve(tmp_path_factory.mktemp("several"), **keys, **shared)
 
 
 @pytest.fixture(scope="session")

@@ -133,3 +133,39 @@ export async function ownVoice(visit) {
   await page.waitForFunction((count) => document.querySelectorAll(".voice").length < count, {}, kept.length);
   return { read, taken, added, chosen, silent, kept, left: await names() };
 }
+
+// The operators' view beside a call of a visitor; then through a proxy, where the scope is asked for.
+export async function operate(visit) {
+  const { page, url, wanted } = visit;
+  await begin(visit);
+  const operator = await page.browser().newPage(); // in front: what is behind draws nothing, and waits for that
+  const tile = (name) => operator.$eval(`#tile-${name} dd`, (value) => value.textContent);
+  await operator.goto(`${url}status`);
+  await stateIs(operator, "live");
+  await operator.waitForFunction(() => document.querySelector("#tile-sessions_places dd").textContent.startsWith("1 /"));
+  await operator.waitForFunction(() => document.querySelector("#tile-p95 dd").textContent.endsWith("ms"));
+  const tiles = {};
+  for (const name of ["gateways", "workers", "sessions_places", "p95", "concealed"]) tiles[name] = await tile(name);
+  const rows = await operator.$$eval("#gateways tr", (lines) => lines.length - 1);
+  const workers = await operator.$$eval("#workers tr:last-child td", (cells) => cells.map((cell) => cell.textContent));
+  await check({ ...visit, page: operator }, "status");
+  await operator.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
+  await operator.setViewport({ width: 390, height: 800 });
+  await operator.select("#language", "zh");
+  await check({ ...visit, page: operator }, "status-phone");
+  const overflow = await operator.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  await operator.select("#language", "en");
+  await page.bringToFront();
+  await end(visit);
+  await operator.bringToFront();
+  await operator.setExtraHTTPHeaders({ "X-Forwarded-For": "192.0.2.7" });
+  await operator.reload();
+  await stateIs(operator, "refused");
+  const told = await operator.$eval("#status", (element) => element.textContent);
+  await operator.type("#key", wanted.key);
+  await operator.keyboard.press("Tab");
+  await stateIs(operator, "live");
+  await operator.reload();
+  await stateIs(operator, "live"); // kept for the tab
+  return { tiles, rows, workers, overflow, told };
+}

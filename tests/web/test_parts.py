@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,20 @@ def test_a_voice_of_ones_own_is_read_aloud_named_and_used_at_once(
     assert seen["kept"][-1] == "read-aloud"
     assert "carlo" in seen["kept"]
     assert seen["left"] == seen["kept"][:-1]
+
+
+def test_operators_see_all_gateways_workers_and_calls(chromium: Visitor, several: Serve) -> None:
+    """Some 20 s: the view asks every two seconds."""
+    visit = chromium(several.port, "operate", key="a-key-of-operators")
+    check_no_fault(visit)
+    seen = visit.seen
+    tiles = seen["tiles"]
+    assert tiles["gateways"] == "2"
+    assert tiles["workers"] == "1"
+    assert re.fullmatch("1 / 1[3-6]", tiles["sessions_places"])  # places move between gateways, and are nobody's then
+    assert 0 < float(tiles["p95"].removesuffix(" ms")) < 5000
+    assert tiles["concealed"].endswith("%")
+    assert seen["rows"] == 2
+    assert "passthrough" in seen["workers"]
+    assert seen["overflow"] <= 0
+    assert "scope admin" in seen["told"]
