@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from gateway.auth.keys import add_key
 from gateway.overview import merged
+from gateway.routes.description import read
 
 from ..conftest import KEY, Service, hear
 from ..test_sessions import noise, say
@@ -32,7 +34,9 @@ async def test_sessions_places_and_counts_of_a_call(service: Service, page_of: s
     await hear(socket)
     await service.call()
     async with service.http.get(f"{page_of}/tools/status") as answer:
-        (gateway,) = (await answer.json())["gateways"]
+        content = await answer.json()
+    jsonschema.validate(content, read("openapi")["components"]["schemas"]["Overview"])
+    (gateway,) = content["gateways"]
     assert gateway["sessions"] == 1
     assert gateway["ready"]
     (worker,) = gateway["workers"]
