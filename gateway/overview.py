@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import Counter, Histogram
+from prometheus_client.samples import Sample
 
 from gateway.calls import Calls
 from gateway.metrics import Metrics
@@ -52,7 +53,7 @@ def merged(others: Iterable[bytes], own: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _counted(metrics: Metrics) -> dict[str, Any]:
-    steps = {sample.name: sample.value for sample in metrics.steps.collect()[0].samples if not sample.labels}
+    steps = {sample.name: sample.value for sample in _samples(metrics.steps) if not sample.labels}
     return {
         "latency_s": _buckets(metrics.latency),
         "blocks": _buckets(metrics.latency)[-1][1],
@@ -67,10 +68,14 @@ def _counted(metrics: Metrics) -> dict[str, Any]:
 
 def _buckets(histogram: Histogram) -> list[tuple[float | None, float]]:
     """Upper bound in seconds (None: there is none) and how many are up to it."""
-    samples = [sample for sample in histogram.collect()[0].samples if sample.name.endswith("_bucket")]
+    samples = [sample for sample in _samples(histogram) if sample.name.endswith("_bucket")]
     bounds = [float(sample.labels["le"]) for sample in samples]
     return [(None if math.isinf(le) else le, sample.value) for le, sample in zip(bounds, samples, strict=True)]
 
 
 def _total(counter: Counter) -> float:
-    return sum(sample.value for sample in counter.collect()[0].samples if sample.name.endswith("_total"))
+    return sum(sample.value for sample in _samples(counter) if sample.name.endswith("_total"))
+
+
+def _samples(figure: Counter | Histogram) -> list[Sample]:
+    return [sample for family in figure.collect() for sample in family.samples]
