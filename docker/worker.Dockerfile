@@ -2,7 +2,8 @@
 #   docker build -f docker/worker.Dockerfile -t fast-vc-worker .
 # torch's wheels from the package index bring CUDA, about 5 GB. A CPU build leaves it out:
 #   --build-arg EXTRA_INDEX=https://download.pytorch.org/whl/cpu --build-arg TORCH=torch==2.11.0+cpu
-# or a wheel in docker/wheels/. BASE: Debian 12 or what derives from it, because its python3 is 3.11.
+# or a wheel in docker/wheels/. For a GPU, --build-arg COMPILER="gcc libc6-dev libpython3-dev" lets Triton compile the
+# kernels of worker/models/kernels.py at the first start; without it the plain operations are used. BASE: Debian 12 or what derives from it, because its python3 is 3.11.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS python
@@ -25,6 +26,8 @@ FROM python AS runtime
 RUN groupadd --gid 10001 fast-vc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/fast-vc --shell /usr/sbin/nologin fast-vc \
     && install -d -o fast-vc -g fast-vc /var/lib/fast-vc /var/lib/fast-vc/checkpoints /keys
+ARG COMPILER=
+RUN if [ -n "${COMPILER}" ]; then apt-get update && apt-get install -y --no-install-recommends ${COMPILER}; fi
 RUN --mount=type=bind,source=docker/prune.sh,target=/prune.sh sh /prune.sh
 
 FROM python AS code
