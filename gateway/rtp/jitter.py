@@ -9,7 +9,7 @@ from __future__ import annotations
 from gateway.caller import Lost
 
 CLOCK_RATE = 48_000  # of Opus over RTP, whatever rate was encoded: RFC 7587, 4.1
-START_S = 0.1  # the first packet to come may not be the first that was sent
+START_S = 0.06  # the first packet to come may not be the first that was sent
 MIN_WAIT_S, MAX_WAIT_S = 0.04, 0.25  # for a packet that others overtook
 MAX_GAP = 500  # packets; a longer leap of the numbers is another stream, of which nothing is missing
 _JITTERS = 3  # deviations from the mean that are waited for: with an even spread, nearly all of it

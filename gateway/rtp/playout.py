@@ -3,7 +3,7 @@
 A browser plays what comes as it comes, and takes a burst for jitter. So packets wait here for their slots. A slot that
 passes with nothing to send is left out, in the timestamps too: the listener hears it as a pause, and what follows is in
 time with the clock again. What came late has so made room for more that comes late; room that was not needed for a
-while is given back, by sending a little faster.
+while is given back, by sending a little faster: soon what was never needed, slowly what was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from gateway.rtp.jitter import CLOCK_RATE
 FRAME_MS = 20
 FRAME_S = FRAME_MS / 1000
 FRAME_TICKS = FRAME_MS * CLOCK_RATE // 1000
-SPARE = 2  # packets that stay in hand, against the next answer being late
+SPARE = 1  # packets that stay in hand at least, against the next answer being late
+_MOST_SPARE = 15  # that stay in hand where answers were late; what is later is no habit but a pause
+_FORGOTTEN_PER_S = 0.1  # of them
 _FASTER = 0.8  # of a slot's length, while there are more than that,
 _MUCH_FASTER = 0.5  # and while there are many more
 _MANY = 25
@@ -34,6 +36,7 @@ class Playout:
         self._fewest: int | None = None  # packets that were left after one was sent, of late
         self._counted_at = 0.0
         self._spare = 0.0  # packets that are to be sent faster
+        self._kept = float(SPARE)  # packets that stay in hand
 
     def __len__(self) -> int:
         """Packets that wait."""
@@ -70,7 +73,10 @@ class Playout:
             return
         late = now - self._slot
         if late > 0:
-            slots = math.ceil(late / FRAME_S) + SPARE
+            missed = math.ceil(late / FRAME_S)
+            slots = missed + SPARE
+            if missed < _MOST_SPARE:
+                self._kept = max(self._kept, slots)
             self._timestamp += slots * FRAME_TICKS
             self._slot += slots * FRAME_S
             self._fewest, self._counted_at, self._spare = None, now, 0.0
@@ -79,5 +85,6 @@ class Playout:
         left = len(self._packets)
         self._fewest = left if self._fewest is None else min(self._fewest, left)
         if now - self._counted_at >= self.window_s:
-            self._spare = max(0.0, self._fewest - SPARE)
+            self._kept = max(SPARE, self._kept - (now - self._counted_at) * _FORGOTTEN_PER_S)
+            self._spare = max(0.0, self._fewest - math.ceil(self._kept))
             self._fewest, self._counted_at = None, now

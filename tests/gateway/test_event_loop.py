@@ -47,13 +47,13 @@ async def test_a_session_makes_no_call_that_blocks(
 
 async def test_a_session_over_webrtc_makes_none_either(service: Service, blockbuster: BlockBuster) -> None:
     pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
-    from ..support.webrtc import RtcCaller
+    from ..support.webrtc import TestCaller
 
     await service.worker()
-    caller = RtcCaller()
+    caller = TestCaller()
     assert (await caller.dial(service.http, f"{service.url}/webrtc?api_key={KEY}")).status == 201
     await caller.configure()
-    await caller.speak(np.zeros(24_000, np.int16))
+    await caller.say(np.zeros(24_000, np.int16))
     caller.tell({"type": "end"})
     assert (await caller.message("complete", "error"))["type"] == "complete"
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)

@@ -70,7 +70,7 @@ async def test_one_that_leaves_hands_its_new_callers_to_the_other(tmp_path: Path
 
 async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
     pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
-    from ..support.webrtc import RtcCaller
+    from ..support.webrtc import TestCaller
 
     config = Config.model_validate(
         {
@@ -83,7 +83,7 @@ async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
     )
     lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
     gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
-    caller = RtcCaller()
+    caller = TestCaller()
     async with aiohttp.ClientSession() as http:
         for gateway in gateways:
             await gateway.start()

@@ -49,6 +49,18 @@ def test_answers_that_come_late_make_room_once() -> None:
     assert len(gaps) == 1
 
 
+def test_room_for_a_habit_is_kept_and_forgotten_once_it_ends() -> None:
+    """Every fifteenth answer, each three seconds, is 70 ms late; then none is for a minute."""
+    block_s = BLOCK * FRAME_S
+    arrivals = [number * block_s + (0.07 if number % 15 == 1 and number < 150 else 0.0) for number in range(450)]
+    sent = run(Playout(), arrivals, 120.0)
+    gaps = [second[1] - first[1] for first, second in itertools.pairwise(sent) if second[1] - first[1] > 960]
+    assert len(gaps) == 1
+    delays = [at - number * FRAME_S for number, (at, _) in enumerate(sent)]
+    assert min(delays[200:1500]) >= 0.07
+    assert delays[-1] < 0.05
+
+
 def test_after_a_stall_the_delay_is_what_it_was() -> None:
     """Two seconds without an answer, then all of it at once, then as before."""
     block_s = BLOCK * FRAME_S

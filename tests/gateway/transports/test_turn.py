@@ -73,7 +73,7 @@ async def test_a_caller_whose_packets_all_go_through_a_relay_is_heard(
     assert {candidate.type for candidate in caller.local_candidates} == {"relay"}
     assert "typ relay" in caller.pc.remoteDescription.sdp, "the gateway has no relay"
     await caller.configure()
-    await caller.speak(speech(1000))
+    await caller.say(speech(1000))
     caller.tell({"type": "end"})
     complete = await caller.message("complete", "error")
     assert (complete["type"], complete["stats"]["lost_packets"]) == ("complete", 0)

@@ -12,7 +12,7 @@ import pytest
 
 aiortc = pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
 
-from ...support.webrtc import RATE, RtcCaller  # noqa: E402
+from ...support.webrtc import RATE, TestCaller  # noqa: E402
 from ..conftest import BLOCK_MS, KEY, Service  # noqa: E402
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -26,12 +26,12 @@ def speech(ms: int) -> np.ndarray[Any, np.dtype[np.int16]]:
 
 
 @pytest.fixture
-async def callers() -> AsyncIterator[Callable[..., RtcCaller]]:
+async def callers() -> AsyncIterator[Callable[..., TestCaller]]:
     """Makes callers, who hang up in the end."""
-    made: list[RtcCaller] = []
+    made: list[TestCaller] = []
 
-    def make(**options: Any) -> RtcCaller:
-        made.append(RtcCaller(**options))
+    def make(**options: Any) -> TestCaller:
+        made.append(TestCaller(**options))
         return made[-1]
 
     yield make
@@ -40,18 +40,18 @@ async def callers() -> AsyncIterator[Callable[..., RtcCaller]]:
 
 
 @pytest.fixture
-def caller(callers: Callable[..., RtcCaller]) -> RtcCaller:
+def caller(callers: Callable[..., TestCaller]) -> TestCaller:
     return callers()
 
 
-async def test_the_answer_is_as_long_as_the_question_and_sounds_like_it(service: Service, caller: RtcCaller) -> None:
+async def test_the_answer_is_as_long_as_the_question_and_sounds_like_it(service: Service, caller: TestCaller) -> None:
     await service.worker()
     response = await caller.dial(service.http, service.url + "/webrtc")
     assert (response.status, response.content_type) == (201, "application/sdp")
     ready = await caller.configure(api_key=KEY, session_id="mine", stats=True)
     assert (ready["type"], ready["session_id"], ready["block_ms"]) == ("ready", "mine", BLOCK_MS)
     said = speech(2000)
-    await caller.speak(said)
+    await caller.say(said)
     caller.tell({"type": "end"})
     complete = await caller.message("complete", "error")
     assert complete["type"] == "complete"
@@ -68,24 +68,24 @@ async def test_the_answer_is_as_long_as_the_question_and_sounds_like_it(service:
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
 
 
-async def test_packets_leave_in_time_though_answers_come_in_blocks(service: Service, caller: RtcCaller) -> None:
+async def test_packets_leave_in_time_though_answers_come_in_blocks(service: Service, caller: TestCaller) -> None:
     await service.worker()
     await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     await caller.configure()
-    await caller.speak(speech(1000))
-    times = np.array([at for at, *_ in caller.packets])
+    await caller.say(speech(1000))
+    times = np.array([packet.at for packet in caller.packets])
     early = np.sum(np.diff(times) < 0.008)
     assert early < 0.2 * len(times), "packets come in bursts"
 
 
-async def test_time_is_conserved_though_packets_are_lost_and_late(service: Service, caller: RtcCaller) -> None:
+async def test_time_is_conserved_though_packets_are_lost_and_late(service: Service, caller: TestCaller) -> None:
     """5 % lost and 100 ms of jitter, both ways; four seconds, for chance to be even."""
     await service.worker()
     await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     ready = await caller.configure()
     caller.spoil(loss=0.05, jitter_s=0.1)
     said = speech(4000)
-    await caller.speak(said)
+    await caller.say(said)
     caller.tell({"type": "end"})
     stats = (await caller.message("complete"))["stats"]
     sent = 200
@@ -93,12 +93,12 @@ async def test_time_is_conserved_though_packets_are_lost_and_late(service: Servi
     answered_ms = stats["chunks_processed"] * BLOCK_MS
     lead_ms = ready["prefill_ms"] + ready["delay_ms"]
     assert answered_ms - stats["padded_ms"] == pytest.approx(4000 + lead_ms, abs=2 * BLOCK_MS)
-    numbers = {number for _, number, _, _ in caller.packets}
+    numbers = {packet.number for packet in caller.packets}
     assert max(numbers) - min(numbers) + 1 == pytest.approx(answered_ms / 20, abs=2 * BLOCK_MS / 20)
     assert len(numbers) > 0.85 * (max(numbers) - min(numbers) + 1)
 
 
-async def test_delete_ends_the_call(service: Service, caller: RtcCaller) -> None:
+async def test_delete_ends_the_call(service: Service, caller: TestCaller) -> None:
     await service.worker()
     await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     await caller.configure()
@@ -111,7 +111,7 @@ async def test_delete_ends_the_call(service: Service, caller: RtcCaller) -> None
         assert response.status == 404
 
 
-async def test_a_caller_who_hangs_up_is_gone(service: Service, caller: RtcCaller) -> None:
+async def test_a_caller_who_hangs_up_is_gone(service: Service, caller: TestCaller) -> None:
     await service.worker()
     await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     await caller.configure()
@@ -120,20 +120,20 @@ async def test_a_caller_who_hangs_up_is_gone(service: Service, caller: RtcCaller
 
 
 async def test_without_a_data_channel_the_offer_says_what_is_wanted(
-    service: Service, callers: Callable[..., RtcCaller]
+    service: Service, callers: Callable[..., TestCaller]
 ) -> None:
     await service.worker()
     url = service.url + "/webrtc?voice=two"
     assert (await callers(channel=False).dial(service.http, url)).status == 401
     caller = callers(channel=False)
     assert (await caller.dial(service.http, f"{url}&api_key={KEY}")).status == 201
-    await caller.speak(speech(600))
+    await caller.say(speech(600))
     await caller.until_heard(10)
     assert service.workers[0].opens[0].voice == "two"
 
 
 async def test_a_wrong_key_is_told_on_the_channel_once_or_before(
-    service: Service, callers: Callable[..., RtcCaller]
+    service: Service, callers: Callable[..., TestCaller]
 ) -> None:
     await service.worker()
     url = service.url + "/webrtc"
@@ -149,7 +149,7 @@ async def test_a_wrong_key_is_told_on_the_channel_once_or_before(
 
 
 @pytest.mark.parametrize(("config", "field"), [({"voice": "nobody"}, "voice"), ({"options": {"steps": 0}}, "steps")])
-async def test_wrong_fields_are_named(service: Service, caller: RtcCaller, config: dict[str, Any], field: str) -> None:
+async def test_wrong_fields_are_named(service: Service, caller: TestCaller, config: dict[str, Any], field: str) -> None:
     await service.worker()
     await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     error = await caller.configure(**config)
@@ -177,7 +177,7 @@ def drop(prefix: str) -> Any:
     ids=["text", "empty", "codec", "direction", "video", "candidates", "candidate", "ufrag", "fingerprint", "mid"],
 )
 async def test_an_offer_that_cannot_be_used_is_refused_and_takes_no_place(
-    service: Service, caller: RtcCaller, change: Any
+    service: Service, caller: TestCaller, change: Any
 ) -> None:
     await service.worker(capacity=1)
     response = await caller.dial(service.http, service.url + "/webrtc", headers=BEARER, change=change)
@@ -201,14 +201,14 @@ async def test_other_requests_are_refused_in_words(service: Service) -> None:
 
 
 async def test_without_a_place_the_offer_is_refused_with_when_to_come_again(
-    service: Service, caller: RtcCaller
+    service: Service, caller: TestCaller
 ) -> None:
     response = await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
     assert (response.status, int(response.headers["Retry-After"]) > 0) == (503, True)
 
 
 @pytest.mark.parametrize("settings", [{"config_timeout_s": 0.3}])
-async def test_who_does_not_connect_gives_the_place_back(service: Service, caller: RtcCaller) -> None:
+async def test_who_does_not_connect_gives_the_place_back(service: Service, caller: TestCaller) -> None:
     await service.worker(capacity=1)
     await caller.pc.setLocalDescription(await caller.pc.createOffer())
     headers = {"Content-Type": "application/sdp"}
@@ -220,7 +220,7 @@ async def test_who_does_not_connect_gives_the_place_back(service: Service, calle
 
 
 async def test_a_session_goes_over_to_who_calls_again_once_the_former_is_silent(
-    service: Service, callers: Callable[..., RtcCaller]
+    service: Service, callers: Callable[..., TestCaller]
 ) -> None:
     await service.worker()
     first, second, third = callers(), callers(), callers()
