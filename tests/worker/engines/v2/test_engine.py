@@ -187,12 +187,13 @@ def test_a_new_session_knows_nothing_of_the_last(make: Make) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lower_precision_speaks(voices: list[Voice], tmp_path: Path, dtype: torch.dtype) -> None:
-    """The quantiser stays in float32 whatever the others are in."""
+    """The quantiser stays in float32 whatever the others are in, and what it hears is never coarser than float16."""
     write_hub(tmp_path, reduced_v2())
     pipeline = V2Pipeline(SeedVc2(reduced_v2()).load(tmp_path), dtype=dtype)
     geometry = Geometry.from_ms(block_ms=240, left_ms=600, right_ms=80, output_rate=22_050)
     engine = V2Engine(pipeline, voices, 1, geometry=geometry, dit_left_units=15, max_prompt_s=1.2, steps=STEPS)
     assert pipeline.v2.wide.project_in.weight.dtype == torch.float32
+    assert pipeline.v2.hubert.projection.weight.dtype == torch.float16
     assert pipeline.v2.dit.dtype == dtype
     pool = StreamPool(engine, 1)
     out = stream(pool, [pool.open("june", options=SessionOptions(steps=1))], [speech(0.96)])[0]
