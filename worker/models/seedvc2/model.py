@@ -119,9 +119,9 @@ class V2Networks:
         return parts
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> V2Networks:
-        """Moved, and the heavy networks in ``dtype``: content encoder, transformers and vocoder. The quantisers stay in
-        float32, because a bit that flips is another sound, and the content encoder is in float16 where the others are in
-        bfloat16, whose rounding is eight times as coarse; style, mel and regulators as in the original. Raises
+        """Moved, and the heavy networks in ``dtype``: content encoder, transformers and vocoder. A bit that flips is
+        another sound, so the quantisers stay in float32, and the content encoder is in float16 where the others are in
+        bfloat16, which is eight times as coarse; style, mel and regulators as in the original. Raises
         ``CheckpointError`` if the device has too little memory."""
         heavy: tuple[nn.Module, ...] = (self.dit, self.vocoder, *((self.ar.ar,) if self.ar else ()))
         try:
