@@ -30,7 +30,7 @@ _TIME_BASE = fractions.Fraction(1, CLOCK_RATE)
 _BUFFER = "_RTCRtpReceiver__jitter_buffer"
 _FLUSH_INTERVAL_S = 0.02
 _MAX_UNSENT_BYTES = 1 << 20  # of control messages to somebody who does not take them
-_OPEN, _GONE = "connected", ("failed", "closed")
+_OPEN, _BROKEN, _CLOSED = "connected", "failed", "closed"
 
 
 class Ears(Protocol):
@@ -46,8 +46,8 @@ class Ears(Protocol):
         """A packet of the answer is on its way."""
         ...
 
-    def on_gone(self) -> None:
-        """Nobody is there any more."""
+    def on_gone(self, *, hung_up: bool) -> None:
+        """Nobody is there any more; `hung_up`: on purpose."""
         ...
 
 
@@ -112,10 +112,10 @@ class Peer:
             raise CallerGone
         channel.send(text)
 
-    async def flush(self, timeout_s: float) -> None:
-        """Until the other side has all that was said on the data channel, or the time is over."""
+    async def flush(self, timeout_s: float) -> bool:
+        """Until the other side has all that was said on the data channel; False: not within that time."""
         if self._channel is None:
-            return
+            return True
         sctp = self._channel.transport
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -123,6 +123,8 @@ class Peer:
                     sctp._outbound_queue or sctp._sent_queue or self._channel.bufferedAmount
                 ):
                     await asyncio.sleep(_FLUSH_INTERVAL_S)
+                return not self._gone
+        return False
 
     async def answers(self, timeout_s: float) -> bool:
         """Whether the other side answers a check of the connection (RFC 7675) within that time."""
@@ -150,21 +152,26 @@ class Peer:
         state = self._pc.connectionState
         if state == _OPEN:
             self._settled.set()
-        elif state in _GONE and not self._gone:
-            self._leave()
+        elif state in (_BROKEN, _CLOSED):
+            self._leave(hung_up=state == _CLOSED)
 
-    def _leave(self) -> None:
+    def _on_channel_closed(self) -> None:
+        self._leave(hung_up=self._pc.connectionState == _OPEN)
+
+    def _leave(self, *, hung_up: bool) -> None:
+        if self._gone:
+            return
         self._gone = True
         self._settled.set()
         self._less_unsent.set()
-        self._ears.on_gone()
+        self._ears.on_gone(hung_up=hung_up)
 
     def _on_channel(self, channel: Any) -> None:
         if self._channel is not None:
             return  # one is enough
         self._channel = channel
         channel.on("message", lambda message: self._ears.on_text(message if isinstance(message, str) else None))
-        channel.on("close", self._leave)
+        channel.on("close", self._on_channel_closed)
         channel.bufferedAmountLowThreshold = _MAX_UNSENT_BYTES // 2
         channel.on("bufferedamountlow", self._less_unsent.set)
 

@@ -34,7 +34,7 @@ class WebRtcCaller:
     """A `Caller`. Its first message is the data channel's first, or `config`, what came with the offer."""
 
     transport = "WebRTC"
-    may_return = False  # its peers mend their connection themselves
+    may_return = True
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class WebRtcCaller:
         self._unheard = 0  # packets that found no room there
         self._came = asyncio.Event()
         self._sent = asyncio.Event()
-        self._gone = self._ended = False
+        self._gone = self._hung_up = self._ended = False
         self._protocol: StandardProtocol | None = None
         self._peer = Peer(ice_servers, self, self._playout)
 
@@ -65,7 +65,7 @@ class WebRtcCaller:
 
     async def hang_up(self) -> None:
         """Nothing more is said or heard."""
-        self.on_gone()
+        self.on_gone(hung_up=True)
         if self._timer is not None:
             self._timer.cancel()
         await self._peer.close()
@@ -86,7 +86,7 @@ class WebRtcCaller:
         content["sample_rate_out"] = content.get("sample_rate_out") or _MAX_RATE
         self._protocol = StandardProtocol(content)
         request = self._protocol.request
-        return replace(request, audio_out=replace(request.audio_out, redundant=True), resume=None)
+        return replace(request, audio_out=replace(request.audio_out, redundant=True))
 
     async def ready(self, details: dict[str, Any]) -> None:
         assert self._protocol is not None
@@ -132,8 +132,7 @@ class WebRtcCaller:
             await self._until_sent()
         await asyncio.sleep(_LAST_PACKETS_S)
         await self._tell(self._protocol.complete(stats))
-        await self._peer.flush(_FLUSH_TIMEOUT_S)
-        return True
+        return await self._peer.flush(_FLUSH_TIMEOUT_S)
 
     async def refuse(self, error: SessionError) -> None:
         explain = standard_error if self._protocol is None else self._protocol.error
@@ -141,10 +140,10 @@ class WebRtcCaller:
         await self._peer.flush(_FLUSH_TIMEOUT_S)
 
     async def forward(self, port: int) -> None:
-        raise CallerGone  # only sockets are
+        raise CallerGone  # packets cannot be passed on: the caller gets a new stream here
 
     def cut(self) -> None:
-        self.on_gone()
+        self.on_gone(hung_up=False)
 
     async def is_alive(self) -> bool:
         return not self._gone and await self._peer.answers(ALIVE_TIMEOUT_S)
@@ -173,8 +172,9 @@ class WebRtcCaller:
     def on_sent(self) -> None:
         self._sent.set()
 
-    def on_gone(self) -> None:
-        self._gone = True
+    def on_gone(self, *, hung_up: bool) -> None:
+        if not self._gone:
+            self._gone, self._hung_up = True, hung_up
         self._came.set()
         self._sent.set()
 
@@ -203,7 +203,7 @@ class WebRtcCaller:
     async def _next(self) -> Heard | str:
         while not self._inbox:
             if self._gone:
-                raise CallerGone
+                raise CallerGone(hung_up=self._hung_up)
             self._came.clear()
             await self._came.wait()
         return self._inbox.popleft()

@@ -235,6 +235,28 @@ async def test_a_session_goes_over_to_who_calls_again_once_the_former_is_silent(
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="replaced") == 1)
 
 
+async def test_a_caller_whose_network_is_gone_comes_back_to_the_call(
+    service: Service, callers: Callable[..., TestCaller]
+) -> None:
+    await service.worker()
+    first, second = callers(), callers()
+    url = service.url + "/webrtc"
+    await first.dial(service.http, url, headers=BEARER)
+    ready = await first.configure(session_id="mine")
+    await first.say(speech(600))
+    first.cut_off()
+    await second.dial(service.http, url, headers=BEARER)
+    again = await second.configure(session_id="mine", resume=ready["resume"])
+    assert (again["type"], again["resumed"], again["new_stream"]) == ("ready", True, False), again
+    await second.say(speech(600))
+    second.tell({"type": "end"})
+    complete = await second.message("complete", "error")
+    assert complete["stats"]["total_processed_ms"] - complete["stats"]["padded_ms"] >= 1100
+    assert second.heard_ms >= 500
+    assert len(service.workers[0].opens) == 1
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+
+
 SERVERS = [{"urls": ["stun:127.0.0.1:9", "turn:127.0.0.1:9"], "username": "name", "credential": "word"}]
 
 
