@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from shared.addresses import free_port
 from tests.e2e.conftest import SAMPLE, Serve
 from tests.e2e.test_gateways import free_ports
 
@@ -185,6 +186,22 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     }
     shared = {"GATEWAY__PROCESSES": 2, "LINK__PORT": free_ports(2), "WORKER__MODEL": "passthrough"}
     yield from _serve(tmp_path_factory.mktemp("several"), **keys, **shared)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Another site, whose pages may call."""
+
+    port: int  # of its own server
+    serve: Serve
+
+
+@pytest.fixture(scope="session")
+def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    port = free_port()
+    origins = {"GATEWAY__ALLOWED_ORIGINS": f'["http://127.0.0.1:{port}"]'}
+    for serve in _serve(tmp_path_factory.mktemp("neighbour"), **origins):
+        yield Site(port, serve)
 
 
 @pytest.fixture(scope="session")

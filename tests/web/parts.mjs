@@ -1,5 +1,6 @@
 // What visitors do with the parts of the studio, one after the other. Each resolves with what it saw.
 
+import { createServer } from "node:http";
 import { begin, check, end, look, sleep, stateIs } from "./scenarios.mjs";
 
 // Before any script of the page: what it asks devices for. `window.asked`: {input: constraints, sink: id}.
@@ -168,4 +169,22 @@ export async function operate(visit) {
   await operator.reload();
   await stateIs(operator, "live"); // kept for the tab
   return { tiles, rows, workers, overflow, told };
+}
+
+// The client in a page, wanted.html, of a site that may not call; then of one that may.
+export async function embed(visit) {
+  const { page, wanted } = visit;
+  const site = createServer((_, answer) => answer.setHeader("Content-Type", "text/html").end(wanted.html));
+  await new Promise((resolve) => site.listen(wanted.site, "127.0.0.1", resolve));
+  const logged = [];
+  page.on("console", async (message) => message.type() === "log" && logged.push(await message.args()[0]?.jsonValue()));
+  await page.goto(`http://localhost:${wanted.site}/`); // modules are loaded by then, or refused
+  const refused = await page.evaluate(() => document.getElementById("talk").onclick === null);
+  await page.goto(`http://127.0.0.1:${wanted.site}/`);
+  await page.waitForFunction(() => document.getElementById("talk").onclick);
+  await page.click("#talk");
+  for (let waited = 0; waited < 20_000 && !logged.some((what) => what?.stats); waited += 200) await sleep(200);
+  site.close();
+  site.closeAllConnections();
+  return { latencies: logged.filter((what) => typeof what === "number"), stats: logged.find((what) => what?.stats)?.stats, refused };
 }

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from shared.config import ROOT
+from shared.settings import DEMO_KEY
 from tests.e2e.conftest import Serve
 
-from .conftest import Visitor, everything
+from .conftest import Site, Visitor, everything
 from .test_page import check_no_fault
 
+DOCUMENT = ROOT / "docs" / "page.md"
 pytestmark = [pytest.mark.serial, everything]
 
 
@@ -94,3 +97,25 @@ def test_operators_see_all_gateways_workers_and_calls(chromium: Visitor, several
     assert "passthrough" in seen["workers"]
     assert seen["overflow"] <= 0
     assert "scope admin" in seen["told"]
+
+
+def check_embedded(visitor: Visitor, site: Site) -> None:
+    """The example of docs/page.md, as it stands there but for the address, the key and its patience."""
+    example = DOCUMENT.read_text().split("```html\n")[1].split("```")[0]
+    assert len(example.splitlines()) <= 10
+    address = f"http://127.0.0.1:{site.serve.port}"
+    html = example.replace("https://voice.example", address).replace("KEY", DEMO_KEY).replace("10_000", "3_000")
+    visit = visitor(site.serve.port, "embed", html=html, site=site.port)
+    seen = visit.seen
+    assert seen["stats"]["total_processed_ms"] > 2000
+    assert 0 < seen["latencies"][-1] < 3000
+    assert seen["refused"]  # a site that is not named
+    assert np.abs(visit.output).max() > 0.01
+
+
+def test_the_example_works_in_a_page_of_another_site(chromium: Visitor, neighbour: Site) -> None:
+    check_embedded(chromium, neighbour)
+
+
+def test_the_example_works_there_in_firefox(firefox: Visitor, neighbour: Site) -> None:
+    check_embedded(firefox, neighbour)
