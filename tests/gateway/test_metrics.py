@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import aiohttp
 import opuslib
@@ -38,9 +39,11 @@ async def live_through_everything(service: Service) -> None:
     second = await service.worker(worker_id="b")
     await first.send(b"nonsense")
     _, stranger_to_the_link = await asyncio.open_connection("127.0.0.1", service.gateway.link.port)
-    stranger_to_the_link.write(b"GET / HTTP/1.1\r\n\r\n")
+    stranger_to_the_link.write(b"\xff" + bytes(8) + b"\x7f\3\0NONSENSE".ljust(55, b"\0") + b"?" * 100)
     await service.until(lambda: service.counter("fastvc_link_connections_refused_total", reason="handshake") > 0)
     stranger_to_the_link.close()
+    with suppress(ConnectionError):
+        await stranger_to_the_link.wait_closed()
     await first.die()
     await service.until(lambda: len(second.opens) == 1)
     await second.send(Heartbeat(1, 8, 5.0, 4, 2, 1))
@@ -57,6 +60,7 @@ async def live_through_everything(service: Service) -> None:
     token = (await broken.receive_json(timeout=5))["resume"]
     back = await service.call(session_id="back", resume=token)
     await back.close()
+    await broken.close()
     service.gateway.calls._draining.set()
     refused = await service.http.ws_connect(service.url + "/ws")
     await refused.send_json({"type": "config", "api_key": KEY})

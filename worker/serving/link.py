@@ -46,7 +46,12 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _MESSAGES_A_TURN = 256
 _SAY_AGAIN_S = 60.0
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+)
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILED)
 
 
 @dataclass(slots=True)
@@ -98,7 +103,7 @@ class WorkerLink:
         self._parting = False  # it is to be said to those that are
         self._stopping = False
         self.is_stuck = False  # the engine, as far as the last beat saw
-        self._refused_at = -_SAY_AGAIN_S
+        self._failed_at = -_SAY_AGAIN_S
         self.dropped = 0  # answers to gateways that are gone
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._woken, self._waker = net.socketpair()
@@ -203,23 +208,23 @@ class WorkerLink:
                 self._quotas.join(connection.number)
                 self._share()
                 self._introduce(connection)
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._say_refused(connection)
+            elif event in _FAILED:
+                self._try_later(connection, event)
+                return
             elif event == zmq.EVENT_DISCONNECTED and connection.up:
                 self._lose(connection, "disconnected")
                 return
 
-    def _say_refused(self, connection: _Connection) -> None:
-        """libzmq goes on trying: said now and then."""
-        now = time.monotonic()
-        if self._keys is not None and now - self._refused_at > _SAY_AGAIN_S:
-            self._refused_at = now
-            logger.error(
-                "{} does not allow this worker's key {}: its public key belongs into the gateway's "
-                "link.allowed_workers_dir; trying on",
-                connection.endpoint,
-                fingerprint(self._keys.public),
-            )
+    def _try_later(self, connection: _Connection, event: int) -> None:
+        """There was no handshake. libzmq itself would not try again, or ten times a second."""
+        now, quiet = time.monotonic(), True
+        if now - self._failed_at > _SAY_AGAIN_S:
+            self._failed_at, quiet = now, False
+        reason = "the handshake failed: no gateway's link is there, or link.server_key_file is another gateway's key"
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and self._keys is not None:
+            name = fingerprint(self._keys.public)
+            reason = f"this worker's key {name} is not allowed: it belongs into the gateway's link.allowed_workers_dir"
+        self._lose(connection, reason, quiet=quiet)
 
     def _receive(self, connection: _Connection) -> None:
         assert self.scheduler is not None
@@ -306,12 +311,13 @@ class WorkerLink:
         except zmq.Again:
             self._lose(connection, "takes no more messages")
 
-    def _lose(self, connection: _Connection, reason: str) -> None:
+    def _lose(self, connection: _Connection, reason: str, *, quiet: bool = False) -> None:
         assert self.scheduler is not None
         gateway = self._gateway_of(connection)
         if gateway is None:
             return
-        logger.warning("gateway {}: {}; connecting anew in {:.1f} s", connection.endpoint, reason, gateway.pause_s)
+        log = logger.debug if quiet else logger.warning
+        log("gateway {}: {}; connecting anew in {:.1f} s", connection.endpoint, reason, gateway.pause_s)
         self.scheduler.drop_gateway(connection.number)
         self._hang_up(connection)
         gateway.connection = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 import zmq
 
 from shared.config import LinkConfig, load
+from shared.curve import authenticator, fingerprint, make_pair, read_public
 from shared.link import bind_router
 from shared.messages import (
     PROTOCOL_VERSION,
@@ -40,9 +42,11 @@ BLOCK = 3200
 class Gateway:
     """A ROUTER that keeps a worker happy."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, **keys: Path) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
-        self.socket = bind_router(self.context, LinkConfig(port=port))
+        config = LinkConfig(port=port, **keys)
+        self.guard = authenticator(self.context, config)
+        self.socket = bind_router(self.context, config)
         self.port = int(self.socket.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1].rstrip(b"\0"))
         self.identity = b""
         self.beat_at = 0.0
@@ -73,6 +77,8 @@ class Gateway:
         self.socket.send_multipart([self.identity, message if isinstance(message, bytes) else encode(message)])
 
     def close(self) -> None:
+        if self.guard is not None:
+            self.guard.stop()
         self.socket.close(0)
         self.context.term()
 
@@ -166,6 +172,30 @@ def test_a_gateway_that_comes_back_gets_a_new_connection(gateway: Gateway, start
     assert gateway.expect(Hello).worker_id == "worker-test"
     assert gateway.identity != first
     assert gateway.expect(Heartbeat).sessions == 0
+
+
+def test_a_worker_whose_key_is_not_listed_tries_on_and_joins_once_it_is(
+    gateway: Gateway, start: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "workers").mkdir()
+    for name in ("gateway", "worker"):
+        make_pair(tmp_path, name)
+    port = gateway.port
+    gateway.close()
+    own = {"secret_key_file": tmp_path / "gateway.key_secret", "allowed_workers_dir": tmp_path / "workers"}
+    gateway.__init__(port, **own)  # type: ignore[misc]
+    start(
+        LINK__SECRET_KEY_FILE=tmp_path / "worker.key_secret",
+        LINK__SERVER_KEY_FILE=tmp_path / "gateway.key",
+    )
+    with pytest.raises(TimeoutError):
+        gateway.receive(2)
+    (log,) = (tmp_path / "logs").glob("worker*.log")
+    assert f"{fingerprint(read_public(tmp_path / 'worker.key'))} is not allowed" in log.read_text()
+    shutil.copy(tmp_path / "worker.key", tmp_path / "workers")
+    assert gateway.guard is not None
+    gateway.guard.reload()
+    assert gateway.expect(Hello).worker_id == "worker-test"
 
 
 def test_a_handshake_is_never_missed(gateway: Gateway, start: Any) -> None:
