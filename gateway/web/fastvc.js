@@ -9,6 +9,7 @@
 
 import { Comeback } from "./comeback.js";
 import { Connection, FastVCError } from "./connection.js";
+import { watchEcho } from "./echo.js";
 import { Resampler } from "./resampler.js";
 
 export { FastVCError };
@@ -77,6 +78,7 @@ export async function startCall(settings = {}) {
 //   measure  ten times a second: {inputRms, inputPeak, outputRms, outputPeak, playback: {...}, latency: {...}}, see latency()
 //   stats    with each block, where the gateway sends them: {seq, queue_ms, compute_ms, steps, batch_size, concealed}
 //   input    Float32Array at 16 kHz, as sent; output: Float32Array at 24 kHz, as received
+//   echo     {delayMs}: the microphone hears the answer, so much later; null: no longer
 //   state    "ready" | "reconnecting" | "ended"; with the last, {error} or {stats}
 export class LiveCall extends EventTarget {
   constructor(settings) {
@@ -167,6 +169,7 @@ export class LiveCall extends EventTarget {
     });
     this.playback.port.onmessage = ({ data }) => (data === "done" ? this.played?.() : this.#measure(data));
     this.playback.connect(this.out);
+    watchEcho(this.audio, this.source, this.playback, (echo) => this.#emit("echo", echo)).catch(() => {}); // only a hint
   }
 
   // Mute sends silence, so that time goes on.

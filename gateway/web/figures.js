@@ -18,6 +18,26 @@ export function showMeasure({ inputRms, outputRms, latency, playback }, { plot, 
   el("work").textContent = texts().work({ ...stats, rtf, concealed, ...playback });
 }
 
+// The microphone hears the answer, so many ms later; null: it does not.
+export function showEcho(delayMs) {
+  const key = delayMs === null ? "headphones" : "feedback";
+  el("hint").dataset.text = key;
+  el("hint").textContent = texts()[key];
+  el("hint").classList.toggle("wrong", delayMs !== null);
+}
+
+// given: as Advice has it. onTake: called with the number of steps that are suggested.
+export function showAdvice(given, onTake) {
+  el("advice").hidden = given === null;
+  if (given === null) return;
+  const { suggested, steps } = given;
+  el("advice").firstElementChild.textContent = [texts().measured(given), steps && suggested === null ? texts().fits : ""].join(" ");
+  el("take-advice").hidden = suggested === null;
+  if (suggested === null) return;
+  el("take-advice").textContent = texts().suggested(given);
+  el("take-advice").onclick = () => onTake(suggested);
+}
+
 export function showLatency(latency) {
   const rows = PARTS.map((part) => {
     const row = document.createElement("tr");

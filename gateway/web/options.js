@@ -11,7 +11,7 @@ let limits = {}; // option -> [low, high]
 // For startCall and convert.
 export function callSettings() {
   const options = {};
-  for (const name of OPTIONS) if (limits[name] && el(name).value !== "") options[name] = Number(el(name).value);
+  for (const name of OPTIONS) if (limits[name] && chosen(name) !== undefined) options[name] = chosen(name);
   return { apiKey: () => access.credential(), voice: settings.voice, options };
 }
 
@@ -21,6 +21,9 @@ export function deviceSettings() {
   if (el("input-device").value) input.deviceId = { exact: el("input-device").value };
   return { input, outputId: el("output-device").value };
 }
+
+// What was typed; undefined: nothing.
+export const chosen = (name) => (el(name).value === "" ? undefined : Number(el(name).value));
 
 export const limitsOf = (name) => limits[name];
 

@@ -1,10 +1,11 @@
 // The page: a live call, what it leaves, and how its parts are put together.
 
 import { access } from "./access.js";
+import { Advice } from "./advice.js";
 import { RATE_IN, RATE_OUT, startCall } from "./fastvc.js";
-import { showLatency, showMeasure } from "./figures.js";
+import { showAdvice, showEcho, showLatency, showMeasure } from "./figures.js";
 import { wireFiles } from "./files.js";
-import { callSettings, deviceSettings, restore, showDevices, showLimits } from "./options.js";
+import { callSettings, chosen, deviceSettings, limitsOf, restore, setOption, showDevices, showLimits } from "./options.js";
 import { complain, el, tell, texts, translate } from "./page.js";
 import { showOwnVoice, wireOwnVoice } from "./own-voice.js";
 import { joined, present } from "./recording.js";
@@ -14,7 +15,7 @@ import { explain } from "./texts.js";
 const MAX_RECORDED_S = 1800;
 const LOOK_AGAIN_MS = 3000; // for a worker
 
-const live = { call: null, measure: null, stats: null, concealed: 0, plot: [], recorded: null };
+const live = { call: null, measure: null, stats: null, concealed: 0, plot: [], advice: new Advice(), blockMs: null, recorded: null };
 
 window.studio = { look: () => ({ ...live.measure, stats: live.stats, concealed: live.concealed }) }; // for whoever automates the page
 
@@ -35,6 +36,7 @@ function speak() {
   showLimits();
   showOwnVoice();
   showLatency({});
+  advise();
   if (!live.call) el("work").textContent = "";
 }
 
@@ -42,20 +44,35 @@ function speak() {
 
 async function start() {
   enter("starting", texts().starting);
-  Object.assign(live, { measure: null, stats: null, concealed: 0, plot: [], recorded: el("record").checked ? { input: [], output: [], samples: 0 } : null });
+  Object.assign(live, { measure: null, stats: null, concealed: 0, plot: [], advice: new Advice(), recorded: el("record").checked ? { input: [], output: [], samples: 0 } : null });
   try {
     live.call = await startCall({ ...callSettings(), ...deviceSettings() });
   } catch (error) {
     return enter("idle", explain(texts(), error), true);
   }
-  live.call.addEventListener("measure", ({ detail }) => showMeasure((live.measure = detail), { ...live, blockMs: live.call?.ready.block_ms }));
-  live.call.addEventListener("stats", ({ detail }) => ((live.stats = detail), (live.concealed += detail.concealed)));
+  live.call.addEventListener("measure", ({ detail }) => showMeasure((live.measure = detail), live));
+  live.call.addEventListener("stats", ({ detail }) => take(detail));
+  live.call.addEventListener("echo", ({ detail }) => showEcho(detail.delayMs));
   live.call.addEventListener("state", ({ detail }) => follow(detail));
   live.call.addEventListener("input", ({ detail }) => record("input", detail));
   live.call.addEventListener("output", ({ detail }) => record("output", detail));
+  live.blockMs = live.call.ready.block_ms;
+  showEcho(null);
   mute(false);
   showDevices();
   enter("live", texts().speak);
+}
+
+function take(stats) {
+  live.stats = stats;
+  live.concealed += stats.concealed;
+  live.advice.add(stats, live.measure?.latency.total ?? null);
+  advise();
+}
+
+function advise() {
+  const given = live.advice.given({ blockMs: live.blockMs, limits: limitsOf("steps"), chosen: chosen("steps") });
+  showAdvice(given, (steps) => (setOption("steps", steps), advise()));
 }
 
 function follow({ state, error }) {

@@ -46,7 +46,8 @@ export async function settings(visit) {
   if (output) await page.select("#output-device", output);
   await page.click("#toggle");
   await stateIs(page, "live");
-  await sleep(2500);
+  await page.waitForSelector("#advice:not([hidden])");
+  const advice = await page.$eval("#advice span", (element) => element.textContent);
   const { stats } = await look(page);
   const asked = await page.evaluate(() => window.asked);
   await end(visit);
@@ -56,7 +57,7 @@ export async function settings(visit) {
   await drop(page, wanted.speech);
   await page.waitForSelector("#files audio");
   const files = await page.$$eval("#files a", (links) => links.map((link) => link.download));
-  return { shown, typed, chosen: { input, output }, stats, asked, kept, files };
+  return { shown, typed, chosen: { input, output }, advice, stats, asked, kept, files };
 }
 
 // As a file manager would.
@@ -187,4 +188,44 @@ export async function embed(visit) {
   site.close();
   site.closeAllConnections();
   return { latencies: logged.filter((what) => typeof what === "number"), stats: logged.find((what) => what?.stats)?.stats, refused };
+}
+
+// Before any script of the page: a room, in which the microphone hears the loudspeaker wanted.echo_ms later, if at all.
+function makeRoom(echoMs) {
+  const rooms = new WeakMap();
+  const { connect } = AudioNode.prototype;
+  const { createMediaStreamSource } = AudioContext.prototype;
+  const roomOf = (context) => {
+    if (!rooms.has(context)) {
+      const air = new DelayNode(context, { delayTime: echoMs / 1000 });
+      connect.call(air, (air.ear = new GainNode(context, { gain: 0.4 })));
+      rooms.set(context, air);
+    }
+    return rooms.get(context);
+  };
+  AudioNode.prototype.connect = function (to, ...rest) {
+    if (to instanceof AudioDestinationNode) connect.call(this, roomOf(this.context));
+    return connect.call(this, to, ...rest);
+  };
+  AudioContext.prototype.createMediaStreamSource = function (stream) {
+    const microphone = new GainNode(this);
+    connect.call(createMediaStreamSource.call(this, stream), microphone);
+    connect.call(roomOf(this).ear, microphone);
+    return microphone;
+  };
+}
+
+// With headphones nothing is said; in a room there is a hint, until the call is over.
+export async function room(visit) {
+  const { page, wanted } = visit;
+  const hint = () => page.$eval("#hint", (element) => [element.textContent, element.className]);
+  await begin(visit);
+  await sleep(wanted.calm_ms);
+  const calm = await hint();
+  await end(visit);
+  await page.evaluateOnNewDocument(makeRoom, wanted.echo_ms);
+  await begin(visit);
+  await page.waitForSelector("#hint.wrong");
+  await check(visit, "feedback");
+  return { calm, warned: await hint(), ...(await end(visit)) };
 }

@@ -36,6 +36,7 @@ def test_options_within_the_worker_s_limits_devices_and_a_file_that_is_dropped(
     assert asked["input"]["echoCancellation"] is True
     assert (asked["sink"] or "") == chosen["output"]
     assert 1 <= seen["stats"]["steps"] <= 2
+    assert re.match(r"Your machine: \d+ ms, [12] steps?\.", seen["advice"])
     assert seen["kept"] == [chosen["input"], chosen["output"], "2", "-3"]
     assert seen["files"] == ["speech-original.wav", "speech-carlo.wav"]
 
@@ -119,3 +120,12 @@ def test_the_example_works_in_a_page_of_another_site(chromium: Visitor, neighbou
 
 def test_the_example_works_there_in_firefox(firefox: Visitor, neighbour: Site) -> None:
     check_embedded(firefox, neighbour)
+
+
+def test_a_microphone_that_hears_the_answer_is_noticed(chromium: Visitor, shifting: Serve) -> None:
+    """Some 25 s: two calls in real time."""
+    visit = chromium(shifting.port, "room", calm_ms=7000, echo_ms=90)
+    check_no_fault(visit)
+    assert visit.seen["calm"] == ["Use headphones: the microphone would hear the answer.", ""]
+    assert "headphones" in visit.seen["warned"][0]
+    assert visit.seen["warned"][1] == "wrong"
