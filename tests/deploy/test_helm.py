@@ -171,6 +171,8 @@ def test_a_gpu_is_asked_for_and_its_weights_may_be_fetched() -> None:
     (container,) = pod(made, "worker")["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert {"name": "FASTVC_ENV", "value": "prod"} in container["env"]
+    meant = {"name": "FASTVC_GATEWAY__DEFAULT_MODEL", "value": "tiny"}  # by callers who name no model
+    assert meant in pod(made, "gateway")["containers"][0]["env"]
     egress = made["NetworkPolicy", "fvc-fast-vc-worker"]["spec"]["egress"]
     assert [{"port": 443, "protocol": "TCP"}] in [rule.get("ports") for rule in egress]
     assert "nvidia.com/gpu" not in pod(render({}), "worker")["containers"][0]["resources"]["limits"]
