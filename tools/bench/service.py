@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,11 @@ class Running:
 
 
 @contextmanager
-def service(places: int, processes: int = 1) -> Iterator[Running]:
-    """`processes` gateways on one port, and a passthrough worker of `places` places."""
+def service(places: int, processes: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """`processes` gateways on one port, and a passthrough worker of `places` places; `settings` as SECTION__KEY."""
     port, link = free_port(), _free_ports(processes)
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
+        given = {
             "GATEWAY__PORT": port,
             "GATEWAY__PROCESSES": processes,
             "GATEWAY__MAX_SESSIONS": places + 8,
@@ -54,8 +54,9 @@ def service(places: int, processes: int = 1) -> Iterator[Running]:
             "SERVE__STATE_DIR": f"{folder}/temp",
             "LOG__DIR": f"{folder}/logs",
             "LOG__LEVEL": "WARNING",
+            **(settings or {}),
         }
-        environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in settings.items()}
+        environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in given.items()}
         command = [sys.executable, "-m", "tools.service.cli", "serve", "--workers", "1"]
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
         try:
