@@ -147,7 +147,8 @@ class Gateway:
         app.add_routes(status_routes(self.pool, self.calls, self.metrics, self._siblings))
         app.add_routes(catalogue_routes(self.pool, origins))
         max_upload_bytes = int(kept.max_upload_mb * 1e6)
-        app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes).routes())
+        on_upload = lambda outcome: self.metrics.uploads.labels(outcome).inc()  # noqa: E731
+        app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes, on_upload).routes())
         app.add_routes(session_routes(upgrades))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(webrtc_routes(self._offers))

@@ -64,7 +64,7 @@ class Call:
         self._continuation: Continuation | None = None
         self._drained = False  # the gateway's end cut the caller's sound short
         self._ticket: Ticket | None = None
-        self._pace = Pace(context.config.max_audio_rate, self._now)
+        self._pace = Pace(context.config.max_audio_rate, self._now, context.metrics.paused.inc)
 
     async def run(self, reservation: Reservation) -> str:
         """To the close; returns how it ended: "complete", "gone", "cut off" or an error code."""

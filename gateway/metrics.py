@@ -49,6 +49,12 @@ class Metrics:
         self.padded = Counter(
             "fastvc_padding_seconds", "Silence put behind the last word of callers who paused", registry=registry
         )
+        self.paused = Counter(
+            "fastvc_reading_paused_seconds", "Pauses of reading, of callers who sent too fast", registry=registry
+        )
+        self.uploads = Counter(
+            "fastvc_voices_uploaded", "Voices that callers brought: kept, or why not", ["outcome"], registry=registry
+        )
         self.lost = Counter("fastvc_packets_lost", "Packets that were lost or damaged", registry=registry)
         self.damaged = Counter("fastvc_packets_damaged", "Of them, those that came and were none", registry=registry)
         self.ignored = Counter("fastvc_messages_ignored", "Text that was neither control nor sound", registry=registry)

@@ -13,9 +13,11 @@ _BURST_S = 30.0  # of sound at once that costs no pause: a client that reconnect
 class Pace:
     """An observer of one session; its call waits for it before it reads on."""
 
-    def __init__(self, rate: float, now: Callable[[], float]) -> None:
-        """rate: seconds of sound a second of the clock `now`."""
-        self._rate, self._now = rate, now
+    def __init__(
+        self, rate: float, now: Callable[[], float], on_pause: Callable[[float], None] = lambda pause_s: None
+    ) -> None:
+        """rate: seconds of sound a second of the clock `now`. `on_pause` is told of every pause."""
+        self._rate, self._now, self._on_pause = rate, now, on_pause
         self._left_s, self._counted_at = _BURST_S, now()
 
     @property
@@ -24,8 +26,9 @@ class Pace:
         return max(0.0, -self._left_s / self._rate - (self._now() - self._counted_at))
 
     async def wait(self) -> None:
-        if self._left_s < 0:
-            await asyncio.sleep(self.pause_s)
+        if self._left_s < 0 and (pause_s := self.pause_s) > 0:
+            self._on_pause(pause_s)
+            await asyncio.sleep(pause_s)
 
     def on_payload(self, event: PayloadReceived) -> None:
         now = self._now()

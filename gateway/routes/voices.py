@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -36,9 +37,18 @@ _TRUE = ("1", "true", "yes")
 class VoiceRoutes:
     """`/voices`. A credential is asked for where something is changed; who shows one sees their own voices, too."""
 
-    def __init__(self, pool: Pool, door: Door, store: VoiceStore, origins: Origins, max_upload_bytes: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        door: Door,
+        store: VoiceStore,
+        origins: Origins,
+        max_upload_bytes: int,
+        on_upload: Callable[[str], None],
+    ) -> None:
+        """`on_upload` is told how each ended: "kept", the reason of a refusal, or its error code."""
         self._pool, self._door, self._store, self._origins = pool, door, store, origins
-        self._max_bytes = max_upload_bytes
+        self._max_bytes, self._on_upload = max_upload_bytes, on_upload
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     def routes(self) -> list[web.RouteDef]:
@@ -82,6 +92,16 @@ class VoiceRoutes:
         return web.json_response({"voices": listed, "default": known[0].name if known else None})
 
     async def _add(self, request: web.Request) -> web.Response:
+        try:
+            response = await self._upload(request)
+        except web.HTTPException as error:
+            refused = json.loads(error.text or "{}")
+            self._on_upload(refused.get("details", {}).get("reason") or refused["error_code"])
+            raise
+        self._on_upload("kept")
+        return response
+
+    async def _upload(self, request: web.Request) -> web.Response:
         principal = await principal_of(request, self._door, VOICES)
         async with self._uploads:
             data, given = await self._read(request)

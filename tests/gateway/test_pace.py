@@ -41,3 +41,15 @@ def test_beyond_the_burst_only_the_rate_is_left() -> None:
         clock.time += pace.pause_s
         send(pace, 1.0)
     assert clock.time - began == pytest.approx(6.0 + 29.5)
+
+
+async def test_every_pause_is_told() -> None:
+    paused: list[float] = []
+    clock = Clock()
+    pace = Pace(1000.0, clock, paused.append)
+    send(pace, 25.0)
+    await pace.wait()
+    assert paused == []
+    send(pace, 25.0)
+    await pace.wait()
+    assert paused == [pytest.approx(0.02)]

@@ -61,7 +61,8 @@ def link(name: str, is_gateway: bool, folder: Path) -> None:
 
 def describe_pairs(folder: Path) -> list[str]:
     """A line for every pair: whether its secret is here, and whether it may join."""
-    names = {path.stem for place in (folder, _allowed(folder)) for path in place.glob(f"*{PUBLIC_SUFFIX}")}
+    found = [path for place in (folder, _allowed(folder)) for path in place.glob(f"*{PUBLIC_SUFFIX}")]
+    names = {path.stem for path in found if not path.with_suffix(".crt").exists()}  # beside one lies the key of TLS
     lines = []
     for name in sorted(names):
         joins = "may join" if (_allowed(folder) / f"{name}{PUBLIC_SUFFIX}").exists() else "-"

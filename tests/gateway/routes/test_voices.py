@@ -147,6 +147,8 @@ async def test_every_refusal_says_what_is_wrong(service: Service, keys: dict[str
         assert await add(service, key, name) == 201
     status, content, _ = await ask(service, "POST", "/voices", key, data=RECORDING, params={"name": "d"})
     assert (status, content["details"]) == (507, {"reason": "full"})
+    for outcome, count in (("kept", 3), ("INVALID_CONFIG", 5), ("unreadable", 2), ("too_large", 1), ("full", 1)):
+        assert service.counter("fastvc_voices_uploaded_total", outcome=outcome) == count, outcome
 
 
 async def test_a_disk_that_is_gone_takes_no_call_with_it(

@@ -75,3 +75,11 @@ def test_a_certificate_for_development() -> None:
     context.load_cert_chain("keys/tls.crt", "keys/tls.key")
     assert Path("keys/tls.key").stat().st_mode & 0o077 == 0
     assert run("tls").exit_code == 2  # one is there already
+
+
+def test_the_key_of_tls_is_not_taken_for_one_of_the_link() -> None:
+    assert run("tls").exit_code == 0
+    assert run("link", "gateway", "--gateway").exit_code == 0
+    listed = run("list").stdout
+    assert "gateway" in listed
+    assert "tls" not in listed
