@@ -3,7 +3,7 @@
 A browser plays what comes as it comes, and takes a burst for jitter. So packets wait here for their slots. A slot that
 passes with nothing to send is left out, in the timestamps too: the listener hears it as a pause, and what follows is in
 time with the clock again. What came late has so made room for more that comes late; room that was not needed for a
-while is given back, by sending a little faster: soon what was never needed, slowly what was.
+while is given back, by sending a little faster.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ FRAME_MS = 20
 FRAME_S = FRAME_MS / 1000
 FRAME_TICKS = FRAME_MS * CLOCK_RATE // 1000
 SPARE = 1  # packets that stay in hand at least, against the next answer being late
-_MOST_SPARE = 15  # that stay in hand where answers were late; what is later is no habit but a pause
-_FORGOTTEN_PER_S = 0.1  # of them
+_MOST_SPARE = 10  # that stay in hand for as long as it takes to see that they are not needed,
+_SEEN_S = 8.0
 _FASTER = 0.8  # of a slot's length, while there are more than that,
 _MUCH_FASTER = 0.5  # and while there are many more
 _MANY = 25
@@ -36,7 +36,7 @@ class Playout:
         self._fewest: int | None = None  # packets that were left after one was sent, of late
         self._counted_at = 0.0
         self._spare = 0.0  # packets that are to be sent faster
-        self._kept = float(SPARE)  # packets that stay in hand
+        self._seen: list[int] = []  # `_fewest` of each window since something changed
 
     def __len__(self) -> int:
         """Packets that wait."""
@@ -73,18 +73,26 @@ class Playout:
             return
         late = now - self._slot
         if late > 0:
-            missed = math.ceil(late / FRAME_S)
-            slots = missed + SPARE
-            if missed < _MOST_SPARE:
-                self._kept = max(self._kept, slots)
+            slots = math.ceil(late / FRAME_S) + SPARE
             self._timestamp += slots * FRAME_TICKS
             self._slot += slots * FRAME_S
-            self._fewest, self._counted_at, self._spare = None, now, 0.0
+            self._look_anew(now)
+            self._spare = 0.0
 
     def _watch(self, now: float) -> None:
         left = len(self._packets)
         self._fewest = left if self._fewest is None else min(self._fewest, left)
-        if now - self._counted_at >= self.window_s:
-            self._kept = max(SPARE, self._kept - (now - self._counted_at) * _FORGOTTEN_PER_S)
-            self._spare = max(0.0, self._fewest - math.ceil(self._kept))
-            self._fewest, self._counted_at = None, now
+        if now - self._counted_at < self.window_s:
+            return
+        self._seen.append(self._fewest)
+        self._spare = max(0.0, self._fewest - _MOST_SPARE)
+        if len(self._seen) * self.window_s >= _SEEN_S:
+            self._spare = max(0.0, self._spare, min(self._seen) - SPARE)
+        if self._spare:
+            self._seen.clear()
+        self._seen = self._seen[-math.ceil(_SEEN_S / self.window_s) :]
+        self._fewest, self._counted_at = None, now
+
+    def _look_anew(self, now: float) -> None:
+        self._seen.clear()
+        self._fewest, self._counted_at = None, now

@@ -163,6 +163,8 @@ class NoWebRtc:
         self._reason = reason
 
     async def refuse(self, request: web.Request) -> web.Response:
+        if request.method == "OPTIONS":  # who only looks meets no error
+            return web.Response(status=204, headers={"Allow": "OPTIONS", "Cache-Control": "no-store"})
         raise failure(501, "INVALID_CONFIG", self._reason)
 
     async def end_own(self, key: str) -> bool:

@@ -9,25 +9,20 @@
 
 import { Comeback } from "./comeback.js";
 import { Connection, FastVCError } from "./connection.js";
+import { openMicrophone, openOutput } from "./devices.js";
 import { watchEcho } from "./echo.js";
 import { Resampler } from "./resampler.js";
+import { RtcCall } from "./rtc-call.js";
+import { addresses, knowsNoWay, RATE_IN, RATE_OUT, refusal, RETRIED, RETRY_AFTER_MS, sessionConfig, valueOf } from "./service.js";
 
 export { FastVCError };
 
-export const RATE_IN = 16000; // what the models hear
-export const RATE_OUT = 24000; // what the page asks for
-const RETRY_AFTER_MS = [300, 1000, 2000, 4000, 8000, 8000];
-const RETRIED = new Set(["CONNECTION", "WORKER_LOST", "OVERLOADED", "TOO_MANY_SESSIONS"]);
+export { RATE_IN, RATE_OUT, refusal };
+
 const ACKNOWLEDGE_EVERY = 2 * RATE_OUT; // samples
 const MAX_AHEAD_MS = 4000; // of a recording that is not answered yet
 
 const here = (name) => new URL(name, import.meta.url).href;
-
-// http(s) or ws(s) address of a gateway, absent: the one that served this module.
-function addresses(url = new URL("..", import.meta.url).href) {
-  const base = url.replace(/^ws/, "http").replace(/\/?(ws)?$/, "/");
-  return { socket: new URL("ws", base).href.replace(/^http/, "ws"), http: base };
-}
 
 // With a credential those of one's own, too.
 export async function listVoices(url, apiKey = "") {
@@ -38,33 +33,14 @@ export async function listVoices(url, apiKey = "") {
   return answer.json();
 }
 
-// What the gateway says in place of an answer over HTTP.
-export async function refusal(answer) {
-  const { error_code: code, message, details } = await answer.json().catch(() => ({}));
-  return new FastVCError(code ?? "CONNECTION", message ?? `${new URL(answer.url).pathname} answered ${answer.status}`, details);
-}
-
 const toFloat = (samples) => Float32Array.from(samples, (sample) => sample / 32768);
 const toInt = (samples) => Int16Array.from(samples, (sample) => Math.max(-1, Math.min(1, sample)) * 32767);
 
-const knowsNoWay = ({ code, details }) => code === "INVALID_CONFIG" && details?.fields?.some((field) => ["resume", "heard", "kept"].includes(field));
-
-const valueOf = (key) => (typeof key === "function" ? key() : key); // or a promise of it
-
-async function sessionConfig({ apiKey = "", voice, model, options, sessionId }) {
-  const config = { api_key: await valueOf(apiKey), sample_rate: RATE_IN, sample_rate_out: RATE_OUT, stats: true };
-  if (voice) config.voice = voice;
-  if (model) config.model = model;
-  if (sessionId) config.session_id = sessionId;
-  if (options && Object.keys(options).length) config.options = options;
-  return config;
-}
-
 // settings: {url, apiKey: text, or a function that returns it or promises it whenever it is needed, voice, model, options: {steps, guidance, f0_shift}, input: MediaTrackConstraints,
-// outputId: a device's id, reconnect: true}. Asks for the microphone. Resolves when the gateway is ready; throws
+// outputId: a device's id, reconnect: true, transport: "websocket" | "webrtc"}. Asks for the microphone. Resolves when the gateway is ready; throws
 // FastVCError, or what getUserMedia throws.
 export async function startCall(settings = {}) {
-  const call = new LiveCall(settings);
+  const call = settings.transport === "webrtc" ? new RtcCall(settings) : new LiveCall(settings);
   try {
     await call.open();
   } catch (error) {
@@ -99,7 +75,7 @@ export class LiveCall extends EventTarget {
     await Promise.all([
       this.audio.audioWorklet.addModule(here("playback.worklet.js")),
       this.audio.audioWorklet.addModule(here("microphone.worklet.js")),
-      this.#openMicrophone(),
+      openMicrophone(this.settings.input).then((stream) => (this.microphone = stream)),
     ]);
     if (this.audio.state === "suspended") await this.audio.resume();
     this.down = new Resampler(this.audio.sampleRate, RATE_IN);
@@ -108,30 +84,9 @@ export class LiveCall extends EventTarget {
     this.tap.port.onmessage = ({ data }) => this.#hear(data);
     this.source.connect(this.tap);
     this.monitor = new GainNode(this.audio, { gain: 0 });
-    this.out = await this.#output();
+    ({ out: this.out, speaker: this.speaker } = await openOutput(this.audio, this.settings.outputId));
     this.source.connect(this.monitor).connect(this.out);
     await this.#connect();
-  }
-
-  async #openMicrophone() {
-    if (!navigator.mediaDevices) throw new FastVCError("INSECURE", "browsers lend the microphone over https or on localhost only");
-    const wanted = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, ...this.settings.input };
-    this.microphone = await navigator.mediaDevices.getUserMedia({ audio: wanted });
-  }
-
-  async #output() {
-    const id = this.settings.outputId;
-    if (!id || id === "default") return this.audio.destination;
-    if (this.audio.setSinkId) {
-      await this.audio.setSinkId(id);
-      return this.audio.destination;
-    }
-    const stream = this.audio.createMediaStreamDestination(); // Firefox sends elements, not contexts, to a device
-    this.speaker = new Audio();
-    this.speaker.srcObject = stream.stream;
-    await this.speaker.setSinkId(id);
-    await this.speaker.play();
-    return stream;
   }
 
   async #connect() {

@@ -1,12 +1,14 @@
 // What a call is made with: devices, and the options that the worker's model knows, within its limits.
 
 import { access } from "./access.js";
+import { webrtcServers } from "./rtc-line.js";
 import { el, keep, settings, texts } from "./page.js";
 
 const OPTIONS = ["steps", "guidance", "f0_shift", "intelligibility", "similarity"];
-const FIELDS = [...OPTIONS, "noise", "echo", "record", "language", "input-device", "output-device"];
+const FIELDS = [...OPTIONS, "noise", "echo", "webrtc", "record", "language", "input-device", "output-device"];
 
 let limits = {}; // option -> [low, high]
+let offersWebRtc = false;
 
 // For startCall and convert.
 export function callSettings() {
@@ -19,7 +21,14 @@ export function callSettings() {
 export function deviceSettings() {
   const input = { noiseSuppression: el("noise").checked, echoCancellation: el("echo").checked };
   if (el("input-device").value) input.deviceId = { exact: el("input-device").value };
-  return { input, outputId: el("output-device").value };
+  const transport = offersWebRtc && el("webrtc").checked ? "webrtc" : "websocket";
+  return { input, outputId: el("output-device").value, transport };
+}
+
+// Only where the gateway has it.
+export async function showTransports() {
+  offersWebRtc = await webrtcServers(undefined, await access.credential()).then(() => true, () => false);
+  el("webrtc").closest("label").hidden = !offersWebRtc;
 }
 
 // What was typed; undefined: nothing.

@@ -5,7 +5,7 @@ import { Advice } from "./advice.js";
 import { RATE_IN, RATE_OUT, startCall } from "./fastvc.js";
 import { showAdvice, showEcho, showLatency, showMeasure } from "./figures.js";
 import { wireFiles } from "./files.js";
-import { callSettings, chosen, deviceSettings, limitsOf, restore, setOption, showDevices, showLimits } from "./options.js";
+import { callSettings, chosen, deviceSettings, limitsOf, restore, setOption, showDevices, showLimits, showTransports } from "./options.js";
 import { complain, el, tell, texts, translate } from "./page.js";
 import { showOwnVoice, wireOwnVoice } from "./own-voice.js";
 import { joined, present } from "./recording.js";
@@ -153,6 +153,7 @@ async function load() {
   }
   const { models } = await (await fetch("models")).json();
   showLimits(models[0]?.options);
+  await showTransports();
   showOwnVoice(models[0]?.reference_ms > 0);
   enter("idle", el("status").classList.contains("wrong") ? undefined : "");
 }

@@ -60,9 +60,16 @@ export function listenIn() {
     if (to instanceof AudioDestinationNode) connect.call(this, tap(this.context), 0, 1);
     return connect.call(this, to, ...rest);
   };
+  const microphones = new WeakSet(); // and no streams of somebody else
+  const { getUserMedia } = MediaDevices.prototype;
+  MediaDevices.prototype.getUserMedia = async function (wanted) {
+    const stream = await getUserMedia.call(this, wanted);
+    microphones.add(stream);
+    return stream;
+  };
   AudioContext.prototype.createMediaStreamSource = function (stream) {
     const source = createMediaStreamSource.call(this, stream);
-    connect.call(source, tap(this), 0, 0);
+    if (microphones.has(stream)) connect.call(source, tap(this), 0, 0);
     return source;
   };
   const base64 = async (parts) => {

@@ -5,9 +5,10 @@ import { readFile } from "node:fs/promises";
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
 
-export async function begin({ page, url }) {
+export async function begin({ page, url, wanted }) {
   await page.goto(url);
   await stateIs(page, "idle");
+  if (wanted.webrtc) await page.click("#webrtc");
   await page.click("#toggle");
   await stateIs(page, "live");
 }

@@ -59,6 +59,21 @@ def test_the_same_in_firefox(firefox: Visitor, shifting: Serve) -> None:
     check_converted(firefox(shifting.port, "talk", talk_ms=6000), 6)
 
 
+@everything
+def test_the_same_over_webrtc(chromium: Visitor, shifting: Serve) -> None:
+    """Some 15 s: a call in real time."""
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    check_converted(chromium(shifting.port, "talk", talk_ms=6000, webrtc=True), 6)
+    assert "WebRTC, voice" in (shifting.folder / "serve.out").read_text()
+
+
+@everything
+def test_the_same_over_webrtc_in_firefox(firefox: Visitor, shifting: Serve) -> None:
+    """Some 20 s: a call in real time."""
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    check_converted(firefox(shifting.port, "talk", talk_ms=6000, webrtc=True), 6)
+
+
 def check_punctual_after_stall(visit: Visit) -> None:
     check_no_fault(visit)
     end_s = len(visit.output) / visit.rate

@@ -57,8 +57,8 @@ def test_room_for_a_habit_is_kept_and_forgotten_once_it_ends() -> None:
     gaps = [second[1] - first[1] for first, second in itertools.pairwise(sent) if second[1] - first[1] > 960]
     assert len(gaps) == 1
     delays = [at - number * FRAME_S for number, (at, _) in enumerate(sent)]
-    assert min(delays[200:1500]) >= 0.07
-    assert delays[-1] < 0.05
+    assert min(delays[200:1000]) >= 0.07
+    assert delays[3500] < 0.05  # ten seconds of habit, forty later
 
 
 def test_after_a_stall_the_delay_is_what_it_was() -> None:

@@ -274,7 +274,9 @@ async def test_ice_servers_are_told_to_who_has_a_credential(service: Service) ->
 
 @pytest.mark.parametrize("sections", [{"webrtc": {"enabled": False}}])
 async def test_where_it_is_switched_off_that_is_said(service: Service) -> None:
-    for method, path in (("OPTIONS", "/webrtc"), ("POST", "/webrtc"), ("DELETE", "/webrtc/0.x")):
+    async with service.http.options(service.url + "/webrtc") as response:
+        assert (response.status, "Accept-Post" in response.headers) == (204, False)
+    for method, path in (("POST", "/webrtc"), ("DELETE", "/webrtc/0.x")):
         async with service.http.request(method, service.url + path) as response:
             assert (response.status, "webrtc.enabled" in (await response.json())["message"]) == (501, True)
 
