@@ -21,13 +21,13 @@ export class Advice {
   }
 
   // {latencyMs, steps, suggested, suggestedMs}, or null before enough is known. steps: null without a solver. suggested:
-  // a number of steps within `limits` ([low, high]) other than `chosen`, or null where that fits.
+  // a number of steps within `limits` ([low, high]; absent: no solver) other than `chosen`, or null where that fits.
   given({ blockMs, limits, chosen }) {
     const made = this.blocks.filter(({ concealed }) => !concealed);
     const latencyMs = median(this.latencies);
     if (this.blocks.length < ENOUGH || !made.length || latencyMs === null) return null;
-    const steps = median(made.map((block) => block.steps)) || null;
-    if (!steps || !limits) return { latencyMs, steps, suggested: null, suggestedMs: null };
+    const steps = limits ? median(made.map((block) => block.steps)) || null : null;
+    if (!steps) return { latencyMs, steps, suggested: null, suggestedMs: null };
     const same = made.filter((block) => block.steps === steps);
     const conversion = median(same.map(({ compute_ms: ms }) => ms));
     const [low, high] = limits;

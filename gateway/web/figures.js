@@ -57,7 +57,7 @@ export function plotLine(canvas, values, points, atLeast, unit = "") {
   const highest = Math.max(atLeast, ...values) * 1.1;
   context.fillStyle = color;
   context.font = "20px system-ui, sans-serif";
-  context.fillText(`${Math.round(highest / 1.1)}${unit}`, 4, 20);
+  context.fillText(`${Math.round(highest / 1.1)}${unit}`, 6, canvas.height / 11 + 24);
   context.strokeStyle = borderColor;
   context.strokeRect(0, canvas.height / 11, canvas.width, canvas.height);
   context.strokeStyle = color;

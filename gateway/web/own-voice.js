@@ -8,12 +8,12 @@ import { joined, present, wav } from "./recording.js";
 import { explain } from "./texts.js";
 import { choose, loadVoices } from "./voices.js";
 
-const RATE = 48000; // of what is kept: models differ in how much of it they use
+const RATE = 48000; // of a file, once it is decoded: models differ in how much of it they use
 const MAX_S = 30; // that the service takes
 const READ_AT_MOST_S = 20;
 
 let recorder = null; // while the line is being read
-let clip = null; // Float32Array at RATE
+let clip = null; // {samples: Float32Array, rate}
 
 export function showOwnVoice(possible) {
   if (possible !== undefined) el("own").hidden = !possible;
@@ -25,9 +25,9 @@ function say(text, wrong = false) {
   el("own-said").classList.toggle("wrong", wrong);
 }
 
-function propose(samples, name) {
-  clip = samples.slice(0, MAX_S * RATE);
-  el("own-clip").replaceChildren(present(`${name}.wav`, clip, RATE, { title: texts().own_clip, download: texts().download }));
+function propose(samples, rate, name) {
+  clip = { samples: samples.slice(0, MAX_S * rate), rate };
+  el("own-clip").replaceChildren(present(`${name}.wav`, clip.samples, rate, { title: texts().own_clip, download: texts().download }));
   if (!el("own-name").value) el("own-name").value = name.replace(/[^A-Za-z0-9_.-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64);
   el("own-add").disabled = false;
   say("");
@@ -38,14 +38,15 @@ async function record() {
   const { input } = deviceSettings();
   const wanted = { ...input, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
   const stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
-  const context = new AudioContext({ sampleRate: RATE });
+  const context = new AudioContext(); // at the microphone's rate: Firefox joins no two
+  const rate = context.sampleRate;
   const pieces = [];
   await context.audioWorklet.addModule(new URL("microphone.worklet.js", import.meta.url));
   const tap = new AudioWorkletNode(context, "fastvc-microphone", { numberOfOutputs: 0 });
   tap.port.onmessage = ({ data }) => {
     pieces.push(data);
     el("own-level").value = Math.max(-60, 20 * Math.log10(Math.max(...data.map(Math.abs)) + 1e-6));
-    if (pieces.length * data.length > READ_AT_MOST_S * RATE) finish();
+    if (pieces.length * data.length > READ_AT_MOST_S * rate) finish();
   };
   context.createMediaStreamSource(stream).connect(tap);
   const finish = async () => {
@@ -55,7 +56,7 @@ async function record() {
     await context.close();
     el("own-level").value = -60;
     showOwnVoice();
-    propose(joined(pieces), "my-voice");
+    propose(joined(pieces), rate, "my-voice");
   };
   recorder = finish;
   say(texts().own_reading);
@@ -69,7 +70,7 @@ async function add(event) {
   const answer = await fetch(`voices?name=${encodeURIComponent(name)}`, {
     method: "POST",
     headers: { ...(await access.headers()), "Content-Type": "audio/wav" },
-    body: wav(clip, RATE),
+    body: wav(clip.samples, clip.rate),
   });
   el("own-add").disabled = false;
   if (!answer.ok) return say(why(await refusal(answer), answer.status), true);
@@ -89,7 +90,7 @@ const guarded = (work) => (event) => Promise.resolve(work(event)).catch((error) 
 export function wireOwnVoice() {
   el("own-record").onclick = guarded(() => (recorder ? recorder() : record()));
   el("own-file").onchange = guarded(async ({ target: { files: [file] } }) => {
-    if (file) propose(await decode(await file.arrayBuffer(), RATE), file.name.replace(/\.[^.]*$/, ""));
+    if (file) propose(await decode(await file.arrayBuffer(), RATE), RATE, file.name.replace(/\.[^.]*$/, ""));
   });
   el("own-form").onsubmit = guarded(add);
 }

@@ -24,7 +24,7 @@ export async function loadVoices() {
 export function choose(name) {
   settings.voice = name;
   keep();
-  showVoices();
+  for (const card of el("voices").querySelectorAll(".voice")) card.firstChild.setAttribute("aria-pressed", card.dataset.name === name);
 }
 
 export function showVoices() {
@@ -33,6 +33,7 @@ export function showVoices() {
 
 function card({ name, description, mine }) {
   const made = Object.assign(document.createElement("div"), { className: "voice" });
+  made.dataset.name = name;
   const pick = button(name, String(name === settings.voice));
   const about = mine ? [texts().mine, description].filter(Boolean).join(": ") : description;
   pick.append(Object.assign(document.createElement("small"), { textContent: about }));

@@ -34,5 +34,5 @@ test("blocks that are concealed ask for less, however fast the others were", () 
 });
 
 test("a model without a solver has a latency and no steps", () => {
-  assert.deepEqual(after(ten({ steps: 0 })).given({ blockMs: 200 }), { latencyMs: 300, steps: null, suggested: null, suggestedMs: null });
+  assert.deepEqual(after(ten()).given({ blockMs: 200 }), { latencyMs: 300, steps: null, suggested: null, suggestedMs: null });
 });

@@ -97,43 +97,75 @@ export async function monitor(visit) {
   return { early, from, to, stalled, resumed, pressed, released, ...(await end(visit)) };
 }
 
-// A voice of one's own, read into the microphone; another from a recording; what is said of one that is of no use.
+const named = (page) => page.$$eval(".voice > :first-child", (cards) => cards.map((card) => card.firstChild.textContent));
+
+async function read(page, ms) {
+  await page.click("#own-record");
+  await sleep(ms);
+  await page.click("#own-record");
+  await page.waitForSelector("#own-clip audio");
+}
+
+async function upload(page, path, seconds) {
+  await (await page.$("#own-file")).uploadFile(path);
+  await page.waitForFunction((length) => document.querySelector("#own-clip figcaption").textContent.includes(length), {}, `${seconds} s`);
+}
+
+// Resolves with what the page says to it.
+async function add(page, name) {
+  await page.$eval("#own-name", (field) => (field.value = ""));
+  await page.type("#own-name", name);
+  await page.click("#own-add");
+  await page.waitForFunction(() => document.getElementById("own-said").textContent && !document.getElementById("own-add").disabled);
+  return page.$eval("#own-said", (element) => element.textContent);
+}
+
+async function removeLast(page) {
+  const before = (await named(page)).length;
+  await (await (await page.$$(".voice")).at(-1).$("button:last-child")).click();
+  await page.waitForFunction((count) => document.querySelectorAll(".voice").length < count, {}, before);
+  return named(page);
+}
+
+// A voice of one's own, read into the microphone; what is said of names and recordings that are of no use.
 export async function ownVoice(visit) {
   const { page, url, wanted } = visit;
-  const said = () => page.waitForFunction(() => document.getElementById("own-said").textContent).then((text) => text.jsonValue());
-  const names = () => page.$$eval(".voice > :first-child", (cards) => cards.map((card) => card.firstChild.textContent));
-  const add = async (name) => {
-    await page.$eval("#own-name", (field) => (field.value = ""));
-    await page.type("#own-name", name);
-    await page.click("#own-add");
-    await page.waitForFunction(() => document.getElementById("own-said").textContent && !document.getElementById("own-add").disabled);
-    return said();
-  };
   await page.goto(url);
   await stateIs(page, "idle");
   await page.click("#own summary");
-  await page.click("#own-record");
-  await sleep(wanted.read_ms);
-  await page.click("#own-record");
-  await page.waitForSelector("#own-clip audio");
-  const read = await page.$eval("#own-clip figcaption", (caption) => caption.textContent);
-  const taken = await add("carlo");
-  const added = await add("read-aloud");
+  await read(page, wanted.read_ms);
+  const taken = await add(page, "carlo");
+  const added = await add(page, "read-aloud");
   const chosen = await page.$eval('.voice [aria-pressed="true"]', (card) => card.firstChild.textContent);
   await check(visit, "own");
-  await (await page.$("#own-file")).uploadFile(wanted.silence);
-  await page.waitForFunction(() => document.querySelector("#own-clip figcaption").textContent.includes("2.0 s"));
-  const silent = await add("nothing");
+  await upload(page, wanted.silence, "2.0");
+  const silent = await add(page, "nothing");
   await page.click("#toggle"); // at once
   await stateIs(page, "live");
   await sleep(4000);
   await end(visit);
   await page.reload();
   await stateIs(page, "idle");
-  const kept = await names();
-  await page.click(".voice:last-child button:last-child");
-  await page.waitForFunction((count) => document.querySelectorAll(".voice").length < count, {}, kept.length);
-  return { read, taken, added, chosen, silent, kept, left: await names() };
+  const kept = await named(page);
+  return { taken, added, chosen, silent, kept, left: await removeLast(page) };
+}
+
+// The same where the microphone hums: from a file. Then a look at the operators' view.
+export async function ownFile(visit) {
+  const { page, url, wanted } = visit;
+  await page.goto(url);
+  await stateIs(page, "idle");
+  await page.click("#own summary");
+  await read(page, wanted.read_ms);
+  const hum = await add(page, "hum");
+  await upload(page, wanted.speech, wanted.seconds);
+  const added = await add(page, "from-file");
+  await page.click(".voice:last-child button:nth-child(2)");
+  await page.waitForSelector("#voices audio");
+  const left = await removeLast(page);
+  await page.goto(`${url}status`);
+  await stateIs(page, "live");
+  return { hum, added, left, rows: await page.$$eval("#workers tr", (lines) => lines.length - 1) };
 }
 
 // The operators' view beside a call of a visitor; then through a proxy, where the scope is asked for.

@@ -11,7 +11,7 @@ import soundfile
 
 from shared.config import ROOT
 from shared.settings import DEMO_KEY
-from tests.e2e.conftest import Serve
+from tests.e2e.conftest import SAMPLE, Serve
 
 from .conftest import Site, Visitor, everything
 from .test_page import check_no_fault
@@ -81,6 +81,16 @@ def test_a_voice_of_ones_own_is_read_aloud_named_and_used_at_once(
     assert seen["kept"][-1] == "read-aloud"
     assert "carlo" in seen["kept"]
     assert seen["left"] == seen["kept"][:-1]
+
+
+def test_a_voice_from_a_file_in_firefox(firefox: Visitor, shifting: Serve) -> None:
+    visit = firefox(shifting.port, "ownFile", read_ms=2500, seconds=f"{soundfile.info(SAMPLE).duration:.1f}")
+    seen = visit.seen
+    assert "No speech" in seen["hum"]
+    assert "from-file is there" in seen["added"]
+    assert seen["left"]
+    assert "from-file" not in seen["left"]
+    assert seen["rows"] == 1
 
 
 def test_operators_see_all_gateways_workers_and_calls(chromium: Visitor, several: Serve) -> None:
