@@ -79,6 +79,8 @@ class Scheduler:
         self._idle_since = -float("inf")
         self._clock = clock
         self._inbox: deque[tuple[int, float, Open | Chunk | Close | _DropGateway]] = deque()
+        self._later: deque[tuple[int, float, Open | Chunk | Close | _DropGateway]] = deque()  # of the next turn
+        self._brought = False  # in this turn a session began that brought its voice
         self._arrived = threading.Condition()
         self._open: dict[Key, _Session] = {}
 
@@ -129,6 +131,7 @@ class Scheduler:
     def turn(self, wait_s: float = 0.1) -> int:
         """Take what has arrived, answer who is silent or too late, convert one batch; how many chunks were answered.
         Waits at most `wait_s` for work."""
+        self._brought = False
         self._sort_in(wait_s)
         answered = self._listen()
         self._gather()
@@ -151,7 +154,7 @@ class Scheduler:
     def _prepare(self) -> None:
         """Nobody waits. Work that was put off may take as long as it likes where nobody can come before it is done."""
         with self._arrived:
-            if self._inbox:
+            if self._inbox or self._later:
                 return
         block_s = self._pool.geometry.block_ms / 1000
         self._pool.engine.prepare(PREPARE_BLOCKS * block_s if self._open else float("inf"))
@@ -181,10 +184,14 @@ class Scheduler:
 
     def _sort_in(self, wait_s: float) -> None:
         with self._arrived:
-            if wait_s > 0 and not self._inbox and not any(session.jobs for session in self._open.values()):
+            idle = not self._inbox and not self._later
+            if wait_s > 0 and idle and not any(session.jobs for session in self._open.values()):
                 self._arrived.wait(wait_s)
-            arrived, self._inbox = self._inbox, deque()
+            arrived, self._inbox = self._later + self._inbox, deque()
+        self._later = deque()
         for gateway, at, message in arrived:
+            if self._put_off(gateway, at, message):
+                continue
             match message:
                 case Open():
                     self._open_session((gateway, message.session), message)
@@ -200,6 +207,21 @@ class Scheduler:
                 case _:
                     assert_never(message)
         self._count()
+
+    def _put_off(self, gateway: int, at: float, message: Open | Chunk | Close | _DropGateway) -> bool:
+        """Whether it waits for the next turn. A voice that a session brings is computed while everybody waits, so that
+        each turn has time for one; what else comes for a session that waits stays behind its beginning."""
+        if isinstance(message, _DropGateway):
+            self._later = deque(one for one in self._later if one[0] != gateway)
+            return False
+        key = (gateway, message.session)
+        brings = isinstance(message, Open) and bool(message.reference)
+        waits = any(key == (other, one.session) for other, _, one in self._later if not isinstance(one, _DropGateway))
+        if waits or (brings and self._brought):
+            self._later.append((gateway, at, message))
+            return True
+        self._brought = self._brought or brings
+        return False
 
     def _count(self) -> None:
         self.sessions = len(self._open)

@@ -300,7 +300,32 @@ def test_a_session_may_bring_its_voice() -> None:
     for name, reference in (("a", b"sound"), ("b", b"noise"), ("c", b"")):
         house.scheduler.take(0, Open(name, 0, "clip:1", reference=reference))
     house.turn()
+    house.turn()
     assert [message.session for message in house.of(Opened)] == ["a"]
     refused = {message.session: (message.code, message.message) for message in house.of(Failed)}
     assert refused["b"] == ("INVALID_CONFIG", "voice 'clip:1': no voiced speech found in the recording")
     assert refused["c"][1].startswith("voice: no 'clip:1'")
+
+
+def test_voices_that_are_brought_are_computed_one_a_turn() -> None:
+    """So that those who speak wait for one at most; what comes for a session that waits is kept, in order."""
+    house = House(engine=Guests(GEOMETRY))
+    house.open("speaks")
+    house.scheduler.take(0, Open("plain", 0, "none"))
+    for name in ("a", "b", "c", "gone"):
+        house.scheduler.take(0 if name != "gone" else 7, Open(name, 0, "clip:1", reference=b"sound"))
+    house.chunk("c", 0)
+    house.scheduler.take(0, Close("b", 0))
+    house.chunk("speaks", 0)
+    assert house.turn() == 1
+    assert [message.session for message in house.of(Opened)] == ["speaks", "plain", "a"]
+    house.scheduler.drop_gateway(7)
+    house.chunk("speaks", 1)
+    house.turn()
+    assert [message.session for message in house.of(Opened)][3:] == ["b"]
+    house.turn()
+    assert [message.session for message in house.of(Opened)][4:] == ["c"]
+    house.turn()
+    assert house.audio() == [("speaks", 0), ("speaks", 1), ("c", 0)]
+    assert house.scheduler.sessions == 4
+    assert house.scheduler.sessions_of(7) == 0
