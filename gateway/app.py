@@ -44,6 +44,7 @@ from gateway.siblings import Siblings
 from gateway.tls import Certificates
 from gateway.transports.offers import WebRtcOffers, open_offers
 from gateway.transports.upgrade import WebSocketUpgrades
+from gateway.voices.reader import ClipReader
 from gateway.voices.references import References
 from gateway.voices.store import VoiceStore
 from shared.config import Config, ConfigError, check_auth, default_model
@@ -110,6 +111,7 @@ class Gateway:
         )
         self.link.start(self.pool)
         kept = self.config.voices
+        self._reader = ClipReader()
         voices = VoiceStore(kept.dir, per_principal=kept.per_principal, total=kept.total)
         self.returns = Returns(self.config.serve.state_dir / "resume", secret, gateway.resume_window_s)
         self.calls = Calls(
@@ -119,7 +121,7 @@ class Gateway:
             self._codec_threads,
             self.door,
             self.traces,
-            References(voices),
+            References(voices, self._reader),
             self.returns,
         )
         upgrades = WebSocketUpgrades(gateway, self.calls, self.door, origins)
@@ -148,7 +150,9 @@ class Gateway:
         app.add_routes(catalogue_routes(self.pool, origins))
         max_upload_bytes = int(kept.max_upload_mb * 1e6)
         on_upload = lambda outcome: self.metrics.uploads.labels(outcome).inc()  # noqa: E731
-        app.add_routes(VoiceRoutes(self.pool, self.door, voices, origins, max_upload_bytes, on_upload).routes())
+        app.add_routes(
+            VoiceRoutes(self.pool, self.door, voices, self._reader, origins, max_upload_bytes, on_upload).routes()
+        )
         app.add_routes(session_routes(upgrades))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(webrtc_routes(self._offers))
@@ -195,6 +199,7 @@ class Gateway:
 
     async def _close(self) -> None:
         await self._runner.cleanup()
+        await self._reader.stop()
         if self._siblings is not None:
             await self._siblings.stop()
         await self.link.stop()

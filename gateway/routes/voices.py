@@ -18,7 +18,8 @@ from gateway.auth.principal import ADMIN, VOICES, Principal
 from gateway.auth.requests import credential_of, failure, principal_of
 from gateway.origins import Origins
 from gateway.pool import Pool
-from gateway.voices.clip import Clip, ClipError, read_clip
+from gateway.voices.clip import Clip, ClipError
+from gateway.voices.reader import ClipReader
 from gateway.voices.store import StoredVoice, StoreError, VoiceStore
 
 Handle = Callable[[web.Request], Awaitable[web.Response]]
@@ -42,12 +43,13 @@ class VoiceRoutes:
         pool: Pool,
         door: Door,
         store: VoiceStore,
+        reader: ClipReader,
         origins: Origins,
         max_upload_bytes: int,
         on_upload: Callable[[str], None],
     ) -> None:
         """`on_upload` is told how each ended: "kept", the reason of a refusal, or its error code."""
-        self._pool, self._door, self._store, self._origins = pool, door, store, origins
+        self._pool, self._door, self._store, self._reader, self._origins = pool, door, store, reader, origins
         self._max_bytes, self._on_upload = max_upload_bytes, on_upload
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
@@ -113,7 +115,7 @@ class VoiceRoutes:
                 )
             description = given.get("description", "")[:_MAX_TEXT]
             try:
-                clip = await asyncio.to_thread(read_clip, data)
+                clip = await self._reader.read(data)
             except ClipError as error:
                 raise failure(400, "INVALID_AUDIO", f"audio: {error}", field="audio", reason=error.reason) from None
         voice = await self._keep(name, principal, clip, description, shared)

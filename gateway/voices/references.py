@@ -9,7 +9,8 @@ from loguru import logger
 
 from gateway.errors import bad_field
 from gateway.request import SessionRequest
-from gateway.voices.clip import ClipError, read_clip
+from gateway.voices.clip import ClipError
+from gateway.voices.reader import ClipReader
 from gateway.voices.store import VoiceStore
 
 
@@ -22,10 +23,10 @@ class Reference:
 
 
 class References:
-    """Lives on one event loop; decoding and disk are left to threads."""
+    """Lives on one event loop; the disk is left to threads."""
 
-    def __init__(self, store: VoiceStore) -> None:
-        self._store = store
+    def __init__(self, store: VoiceStore, reader: ClipReader) -> None:
+        self._store, self._reader = store, reader
 
     async def of(self, request: SessionRequest, principal: str) -> Reference | None:
         """None: a voice of the workers' is meant, or none. Raises `SessionError` INVALID_CONFIG."""
@@ -33,7 +34,7 @@ class References:
             if request.voice is not None:
                 raise bad_field("voice_audio", "name a voice or send one, not both")
             try:
-                clip = await asyncio.to_thread(read_clip, request.voice_audio)
+                clip = await self._reader.read(request.voice_audio)
             except ClipError as error:
                 raise bad_field("voice_audio", str(error)) from None
             return Reference(clip.id, clip.flac)
