@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system
+.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system chaos
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -62,6 +62,10 @@ test-web: venv
 	fi
 	npm ci --prefix tests/web --no-audit --no-fund --silent
 	TEST_WEB=all $(BIN)/python -m pytest tests/web -rs
+
+# Every way in which a service may break, under calls in real time; a table (docs/reliability.md). Some ten minutes.
+chaos: venv
+	$(BIN)/python -m tests.chaos --json outputs/chaos.json
 
 lint: venv
 	$(BIN)/ruff check .
