@@ -32,6 +32,7 @@ EVERYTHING: dict[str, Any] = {
         "autoscaling": {"enabled": True},
         "env": {"FASTVC_GATEWAY__CODEC_THREADS": 4},
         "nodeSelector": {"a": "b"},
+        "uploads": {"claim": "voices"},
     },
     "worker": {
         "gpus": 1,
@@ -176,6 +177,18 @@ def test_a_gpu_is_asked_for_and_its_weights_may_be_fetched() -> None:
     egress = made["NetworkPolicy", "fvc-fast-vc-worker"]["spec"]["egress"]
     assert [{"port": 443, "protocol": "TCP"}] in [rule.get("ports") for rule in egress]
     assert "nvidia.com/gpu" not in pod(render({}), "worker")["containers"][0]["resources"]["limits"]
+
+
+def test_what_is_kept_lies_on_claims_where_there_are_some() -> None:
+    for values, claims in ((EVERYTHING, {"uploads": "voices"}), ({}, {})):
+        volumes = pod(render(values), "gateway")["volumes"]
+        kept = {
+            one["name"]: one["persistentVolumeClaim"]["claimName"]
+            for one in volumes
+            if len(one) == 2 and "persistentVolumeClaim" in one
+        }
+        assert kept == claims
+        assert {"uploads", "outputs"} <= {one["name"] for one in volumes}
 
 
 def test_only_workers_reach_the_link_and_nobody_reaches_a_worker() -> None:

@@ -71,6 +71,13 @@ def test_nobody_inside_is_root_or_writes_to_the_image(stack: Stack, service: str
     assert int(effective.split()[1], 16) == 0
 
 
+def test_what_is_kept_lies_on_volumes_of_its_own(stack: Stack) -> None:
+    mounts = {one["Destination"]: one.get("Name", "") for one in stack.inspect("gateway")[0]["Mounts"]}
+    for folder in ("uploads", "outputs"):
+        stack.inside("gateway", "sh", "-c", f"echo here > {folder}/here && rm {folder}/here")
+        assert mounts[f"/var/lib/fast-vc/{folder}"] == f"{stack.name}_{folder}"
+
+
 def test_only_this_machine_reaches_the_port(stack: Stack) -> None:
     bindings = stack.inspect("gateway")[0]["NetworkSettings"]["Ports"]
     assert [entry["HostIp"] for entry in bindings["8042/tcp"]] == ["127.0.0.1"]
