@@ -33,6 +33,7 @@ class V2Pool(Pool):
         "WORKER__INTELLIGIBILITY": 0.5,
         "WORKER__SIMILARITY": 0.5,
         "WORKER__MAX_BATCH": 2,
+        "GATEWAY__LATENCY_BUDGET_MS": 14_000,  # nothing here is about how fast this machine is
         "WORKER__STEPS": 1,
         "WORKER__MIN_STEPS": 1,
     }
