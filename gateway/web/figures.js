@@ -51,17 +51,19 @@ export function showLatency(latency) {
 
 // values: the latest of at most `points`, null where there is none. The scale reaches at least to `atLeast`, and says how far.
 export function plotLine(canvas, values, points, atLeast, unit = "") {
+  canvas.width = canvas.clientWidth * devicePixelRatio; // which clears it
+  canvas.height = canvas.clientHeight * devicePixelRatio;
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, canvas.width, canvas.height);
   const { color, borderColor } = getComputedStyle(canvas);
   const highest = Math.max(atLeast, ...values) * 1.1;
   context.fillStyle = color;
-  context.font = "20px system-ui, sans-serif";
-  context.fillText(`${Math.round(highest / 1.1)}${unit}`, 6, canvas.height / 11 + 24);
+  context.font = `${13 * devicePixelRatio}px system-ui, sans-serif`;
+  context.textAlign = "right";
+  context.fillText(`${Math.round(highest / 1.1)}${unit}`, canvas.width - 6, canvas.height / 11 + 16 * devicePixelRatio);
   context.strokeStyle = borderColor;
   context.strokeRect(0, canvas.height / 11, canvas.width, canvas.height);
   context.strokeStyle = color;
-  context.lineWidth = 2;
+  context.lineWidth = 1.5 * devicePixelRatio;
   context.beginPath();
   values.forEach((value, i) => value !== null && context.lineTo((i / points) * canvas.width, canvas.height * (1 - value / highest)));
   context.stroke();

@@ -28,9 +28,12 @@ function enter(state, text, wrong = false) {
   if (text !== undefined) tell(text, wrong);
 }
 
+const told = () => texts()[live.call?.muted ? "muted" : "speak"];
+
 function speak() {
   translate();
-  enter(document.body.dataset.state, live.call ? undefined : "");
+  const { state } = document.body.dataset;
+  enter(state, state === "live" ? told() : live.call ? undefined : "");
   showVoices();
   showDevices();
   showLimits();
@@ -64,7 +67,7 @@ async function start() {
 }
 
 function take(stats) {
-  live.stats = stats;
+  live.stats = limitsOf("steps") ? stats : { ...stats, steps: null }; // a model without a solver makes none
   live.concealed += stats.concealed;
   live.advice.add(stats, live.measure?.latency.total ?? null);
   advise();
@@ -98,7 +101,7 @@ function mute(on) {
   if (!live.call) return;
   live.call.muted = on;
   el("mute").setAttribute("aria-pressed", on);
-  el("status").textContent = on ? texts().muted : texts().speak;
+  tell(told());
 }
 
 function monitor(on) {
