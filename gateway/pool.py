@@ -34,6 +34,9 @@ from shared.state import PooledWorker
 
 _CHECK_INTERVAL_S = 0.05
 _DEFAULT_HISTORY_MS = 1000
+MAX_SESSIONS = 100_000  # of one worker
+_SHED_AFTER_BEATS = 2  # a measurement may be a passing one
+_SHED_EVERY_S = 5.0  # where every worker is slow, sessions are not to be sent round
 
 
 class Link(Protocol):
@@ -247,6 +250,7 @@ class Pool:
                 worker.capacity = worker.quota = message.capacity
                 worker.queue_ms, worker.steps = message.queue_ms, message.steps
                 self._use_places()
+                self._shed(worker)
             case Goodbye():
                 if not worker.draining:
                     logger.info("worker {} leaves: {}", worker.name, message.reason or "no reason given")
@@ -288,10 +292,21 @@ class Pool:
             if worker.draining:
                 self._empty(worker)
 
-    def _empty(self, worker: WorkerRecord) -> None:
-        """Open its sessions elsewhere, as far as there are places; the others stay with it."""
-        for stream in list(worker.streams.values()):
-            if any(w.free > 0 and w.serves(stream.spec) for w in self.workers.values()):
+    def _shed(self, worker: WorkerRecord) -> None:
+        """A worker that has become slower has more sessions than places: those that find one elsewhere are moved."""
+        over = len(worker.streams) - worker.quota
+        worker.over_beats = worker.over_beats + 1 if over > 0 else 0
+        if worker.over_beats >= _SHED_AFTER_BEATS and self._clock() - worker.shed_at >= _SHED_EVERY_S:
+            worker.shed_at = self._clock()
+            before = len(worker.streams)
+            self._empty(worker, most=over)
+            if (moved := before - len(worker.streams)) > 0:
+                logger.warning("worker {} has become slower: {} sessions move", worker.name, moved)
+
+    def _empty(self, worker: WorkerRecord, most: int = MAX_SESSIONS) -> None:
+        """Open its sessions elsewhere, the latest first, as far as there are places; the others stay with it."""
+        for stream in list(reversed(worker.streams.values()))[:most]:
+            if any(w.free > 0 and w is not worker and w.serves(stream.spec) for w in self.workers.values()):
                 self._handovers.begin(worker.identity, stream)
                 self._rehouse([stream])
 

@@ -22,6 +22,8 @@ class WorkerRecord:
     queue_ms: float = 0.0
     steps: int = 0  # of the solver, in use
     draining: bool = False
+    over_beats: int = 0  # in a row in which it had more sessions than its quota
+    shed_at: float = -1e9  # when sessions were last moved away for that
     streams: dict[str, Stream] = field(default_factory=dict)
 
     @property

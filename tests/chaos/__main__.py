@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from tests.chaos.overload import overload
 from tests.chaos.scenarios import SCENARIOS, Result, can_run, run
 
 
@@ -37,6 +38,14 @@ def main(seed: int, callers: int, seconds: float | None, only: str | None, json_
             results.append(made)
             click.echo(row(made))
             for problem in made.problems[:20]:
+                click.echo(f"    {problem}")
+        if only is None or only in "overload":
+            full = asyncio.run(overload(Path(folder) / "overload", places=callers, seconds=12))
+            click.echo(
+                f"{3 * full.places} callers for {full.places} places: {full.refused} refused, the slowest after "
+                f"{full.refused_ms:.0f} ms; the others' real-time factor {full.real_time_factor_p95:.2f} at p95"
+            )
+            for problem in full.problems[:20]:
                 click.echo(f"    {problem}")
     click.echo("\n" + table(results))
     if json_file is not None:

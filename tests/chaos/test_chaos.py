@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.chaos.overload import overload
 from tests.chaos.scenarios import SELECTION, run
 from tests.chaos.signals import MARK, RATE, check, voice_of
 from tools.client.client import CallConfig
@@ -21,6 +22,16 @@ async def test_killed_and_replaced_processes_cost_nobody_a_call(tmp_path: Path) 
     result = await run(SELECTION, tmp_path, seed=SEED, callers=6, seconds=18)
     assert result.problems == []
     assert (result.faults, result.blocks) == (4, 6 * 18 * 1000 // 200)
+
+
+@pytest.mark.serial
+async def test_three_times_the_callers(tmp_path: Path) -> None:
+    """Some 15 s: a service starts, four callers speak for 5 s, eight are refused."""
+    made = await overload(tmp_path, places=4, seconds=5)
+    assert made.problems == []
+    assert (made.admitted, made.refused) == (4, 8)
+    assert made.real_time_factor_p95 < 1
+    assert made.refused_ms < 1000  # on any machine; docs/reliability.md has it measured
 
 
 def heard(sound: np.ndarray[tuple[int], np.dtype[np.int16]]) -> ResumingCall:

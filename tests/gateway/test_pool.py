@@ -173,6 +173,28 @@ async def test_who_stays_with_a_leaving_worker_for_want_of_places_moves_when_the
     np.testing.assert_array_equal(await finish(socket), wave)
 
 
+@pytest.mark.parametrize("settings", [{"hold_ms": 60_000}])
+async def test_a_worker_that_becomes_slower_gives_places_back_and_takes_them_again(service: Service) -> None:
+    slow = await service.worker(worker_id="a", capacity=4)
+    sockets = [await service.call(session_id=str(number)) for number in range(3)]
+    other = await service.worker(worker_id="b", capacity=4)
+    slow.capacity = 1
+    wave = noise(600)
+    for socket in sockets:
+        await say(socket, wave[:4800])
+    await service.until(lambda: len(other.opens) == 2 and len(slow.closes) == 2)
+    for socket in sockets:
+        await say(socket, wave[4800:])
+        np.testing.assert_array_equal(await finish(socket), wave)
+    await service.until(lambda: service.gateway.pool.free == 5)
+    slow.capacity = 4
+    await service.until(lambda: service.gateway.pool.free == 8)
+    later = [await service.call() for _ in range(6)]
+    assert len(slow.opens) == 3 + 3
+    for socket in later:
+        await socket.close()
+
+
 async def test_sessions_spread_over_workers(service: Service) -> None:
     workers = [await service.worker(worker_id=name, capacity=4) for name in "abc"]
     sockets = [await service.call() for _ in range(6)]

@@ -69,8 +69,14 @@ class Quotas:
                 account.bound = max(account.bound, more)
 
     def _targets(self, capacity: int, sessions: Mapping[int, int]) -> dict[int, int]:
-        """Those a gateway has, and an even part of the free ones; odd ones go where most callers are."""
+        """Those a gateway has, and an even part of the free ones; odd ones go where most callers are. Where all have too
+        many, for the worker has become slower, each has its share less: what is beyond it is moved to other workers."""
         order = sorted(self._accounts, key=lambda one: (-sessions.get(one, 0), self._accounts[one].luck))
-        free = max(0, capacity - sum(sessions.get(gateway, 0) for gateway in order))
+        total = sum(sessions.get(gateway, 0) for gateway in order)
+        if total > capacity:
+            kept = {gateway: sessions.get(gateway, 0) * capacity // total for gateway in order}
+            left = capacity - sum(kept.values())
+            return {gateway: kept[gateway] + (place < left) for place, gateway in enumerate(order)}
+        free = capacity - total
         each, odd = divmod(free, max(1, len(order)))
         return {gateway: sessions.get(gateway, 0) + each + (place < odd) for place, gateway in enumerate(order)}

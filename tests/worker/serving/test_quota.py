@@ -11,6 +11,22 @@ from hypothesis import strategies as st
 from worker.serving.quota import Quotas
 
 
+def test_a_worker_that_became_slower_gives_less_than_the_gateways_have() -> None:
+    quotas = Quotas()
+    for gateway in (0, 1):
+        quotas.join(gateway)
+    quotas.share(10, {})
+    for gateway in (0, 1):
+        quotas.confirm(gateway, quotas.quota(gateway), quotas.quota(gateway))
+    held = {0: 6, 1: 4}
+    quotas.share(5, held)
+    assert [quotas.quota(gateway) for gateway in (0, 1)] == [3, 2]
+    for gateway in (0, 1):
+        quotas.confirm(gateway, quotas.quota(gateway), quotas.quota(gateway))
+    quotas.share(10, {0: 3, 1: 2})
+    assert sum(quotas.quota(gateway) for gateway in (0, 1)) == 10
+
+
 @dataclass
 class Gateway:
     """Opens whenever its quota allows it; what it says and hears waits in two queues."""
