@@ -69,8 +69,10 @@ class Quotas:
                 account.bound = max(account.bound, more)
 
     def _targets(self, capacity: int, sessions: Mapping[int, int]) -> dict[int, int]:
-        """Those a gateway has, and an even part of the free ones; odd ones go where most callers are. Where all have too
-        many, for the worker has become slower, each has its share less: what is beyond it is moved to other workers."""
+        """Those a gateway has, and an even part of the free ones; odd ones go where most callers are.
+
+        Where all have too many, for the worker has become slower, each gets its share of less; it moves the rest.
+        """
         order = sorted(self._accounts, key=lambda one: (-sessions.get(one, 0), self._accounts[one].luck))
         total = sum(sessions.get(gateway, 0) for gateway in order)
         if total > capacity:
