@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system chaos
+.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system chaos fuzz soak
 
 run: venv
 	$(BIN)/python -m tools.demo
@@ -66,6 +66,10 @@ test-web: venv
 # Every way in which a service may break, under calls in real time; a table (docs/reliability.md). Some ten minutes.
 chaos: venv
 	$(BIN)/python -m tests.chaos --json outputs/chaos.json
+
+# What arrives as bytes: 10^5 of each kind, changed, cut and joined; other ones with FUZZ_SEED=n.
+fuzz: venv
+	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -n0 -q --timeout 7200 tests/fuzz
 
 lint: venv
 	$(BIN)/ruff check .
