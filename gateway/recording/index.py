@@ -1,7 +1,8 @@
 """The index of recordings: SQLite beside them, so that a call is found by the id its client chose.
 
 Folders are ``YYYY/MM/DD/HHMMSS-RANDOM`` (UTC): no part of a path comes from a client. Several gateways may share a
-folder. Calls of any thread; each opens the file anew, which is cheap beside what a call writes.
+folder, also of other hosts: there each has to say from time to time that it lives. Calls of any thread; each opens the
+file anew, which is cheap beside what a call writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,12 +24,16 @@ import psutil
 
 INDEX = "index.sqlite"
 _BUSY_S = 5.0
+GONE_AFTER_S = 300.0  # without a word: a gateway of another host
+
+_HOST = socket.gethostname()
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     folder TEXT PRIMARY KEY, session_id TEXT NOT NULL, principal TEXT NOT NULL, started REAL NOT NULL, ended REAL,
     outcome TEXT, bytes INTEGER NOT NULL DEFAULT 0, writer TEXT NOT NULL, figures TEXT
 );
+CREATE TABLE IF NOT EXISTS writers (writer TEXT PRIMARY KEY, seen REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS by_id ON calls (session_id, started);
 CREATE INDEX IF NOT EXISTS by_time ON calls (started);
 """
@@ -52,7 +58,7 @@ class Index:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._writer = f"{os.getpid()}-{_process_start(os.getpid())}"
+        self._writer = f"{_HOST}-{os.getpid()}-{_process_start(os.getpid())}"
 
     def begin(self, session_id: str, principal: str, started: float) -> Entry:
         """A new folder, and its line."""
@@ -60,6 +66,7 @@ class Index:
         folder = f"{day}-{secrets.token_hex(8)}"
         (self.root / folder).mkdir(parents=True, mode=0o700)
         with self._open() as db:
+            self._say_alive(db)
             db.execute(
                 "INSERT INTO calls (folder, session_id, principal, started, writer) VALUES (?, ?, ?, ?, ?)",
                 (folder, session_id, principal, started, self._writer),
@@ -114,20 +121,26 @@ class Index:
         return removed
 
     def close_interrupted(self) -> list[Entry]:
-        """Calls whose gateway is gone without having ended them: they end as `interrupted`."""
+        """Calls whose gateway is gone without having ended them: they end as `interrupted`. This one lives."""
         if not (self.root / INDEX).is_file():
             return []
         with self._open() as db:
-            writers = [row["writer"] for row in db.execute("SELECT DISTINCT writer FROM calls WHERE outcome IS NULL")]
+            self._say_alive(db)
+            rows = db.execute(
+                "SELECT DISTINCT calls.writer, seen FROM calls LEFT JOIN writers ON writers.writer = calls.writer "
+                "WHERE outcome IS NULL"
+            )
+            gone = [row["writer"] for row in rows if not _lives(row["writer"], row["seen"] or 0.0)]
+            db.execute("DELETE FROM writers WHERE seen < ?", (time.time() - 10 * GONE_AFTER_S,))
         closed = []
-        for writer in writers:
-            pid, _, start = writer.partition("-")
-            if str(_process_start(int(pid))) == start:
-                continue
+        for writer in gone:
             for entry in self._entries("SELECT * FROM calls WHERE outcome IS NULL AND writer = ?", [writer]):
                 self.end(entry.folder, "interrupted", {})
                 closed.append(entry)
         return closed
+
+    def _say_alive(self, db: sqlite3.Connection) -> None:
+        db.execute("INSERT OR REPLACE INTO writers (writer, seen) VALUES (?, ?)", (self._writer, time.time()))
 
     def _entries(self, query: str, values: list[Any]) -> list[Entry]:
         if not (self.root / INDEX).is_file():
@@ -141,7 +154,8 @@ class Index:
         db = sqlite3.connect(self.root / INDEX, timeout=_BUSY_S)
         try:
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
+            with contextlib.suppress(sqlite3.OperationalError):  # one of another mode is in use: it stays so
+                db.execute("PRAGMA journal_mode = DELETE")  # a write-ahead log is for one host alone
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
             with db:
@@ -165,6 +179,14 @@ def _entry(row: sqlite3.Row) -> Entry:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _lives(writer: str, seen: float) -> bool:
+    """Whether a gateway does: of this host by its process, of another by when it said so last."""
+    host, pid, start = writer.rsplit("-", 2) if writer.count("-") > 1 else (_HOST, *writer.split("-"))
+    if host != _HOST:
+        return time.time() - seen < GONE_AFTER_S
+    return str(_process_start(int(pid))) == start
 
 
 def _process_start(pid: int) -> float | None:

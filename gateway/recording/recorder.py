@@ -70,14 +70,14 @@ class Recorder:
         return True
 
     def _work(self) -> None:
-        self._look_after()
-        due = time.monotonic() + _KEEP_INTERVAL_S
+        due = 0.0
         while True:
+            if (now := time.monotonic()) >= due:  # however much there is to write
+                self._look_after()
+                due = now + _KEEP_INTERVAL_S
             try:
                 item = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
-                self._look_after()
-                due = time.monotonic() + _KEEP_INTERVAL_S
                 continue
             if item is None:
                 return

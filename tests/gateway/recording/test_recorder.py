@@ -24,6 +24,8 @@ import soundfile
 
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded
 from gateway.recording import files, retrieval
+from gateway.recording import index as indexes
+from gateway.recording import recorder as recorders
 from gateway.recording.figures import CallFigures
 from gateway.recording.folder import CallInfo
 from gateway.recording.index import Entry
@@ -332,3 +334,42 @@ async def test_the_event_loop_never_waits_for_the_disk(tmp_path: Path) -> None:
     entry = recorder.index.find("a call", "alice", None)
     assert entry is not None
     assert entry.outcome == "complete"
+
+
+def test_calls_of_another_host_are_on_until_it_is_silent_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gateways of two hosts, or two containers with the same process number, over one folder."""
+    here = indexes.Index(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "_HOST", "else-where")
+        there = indexes.Index(tmp_path)
+        on = there.begin("a call", "alice", time.time())
+    assert here.close_interrupted() == []
+    assert here.keep(0, 0) == []
+    later = time.time() + indexes.GONE_AFTER_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "_HOST", "else-where")
+        assert there.close_interrupted() == []  # which says that it lives
+    assert here.close_interrupted() == []
+    monkeypatch.setattr(time, "time", lambda: later + indexes.GONE_AFTER_S + 1)
+    assert [entry.folder for entry in here.close_interrupted()] == [on.folder]
+    entry = here.find("a call", "alice", None)
+    assert entry is not None
+    assert entry.outcome == "interrupted"
+
+
+def test_recordings_are_looked_after_however_much_there_is_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorders, "_KEEP_INTERVAL_S", 0.0)
+    looked: list[int] = []
+    recorder = recorder_in(tmp_path)
+    monkeypatch.setattr(recorder, "_look_after", lambda: looked.append(1))
+    for _ in range(50):
+        recorder.hand_over(lambda: None, 0, always=True)
+    recorder.start()
+    settle(recorder)
+    recorder.stop()
+    assert len(looked) >= 50
