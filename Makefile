@@ -71,6 +71,10 @@ chaos: venv
 fuzz: venv
 	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -n0 -q --timeout 7200 tests/fuzz
 
+# An hour: 10^4 short sessions that end in every way beside one long call; memory, descriptors, threads, and a plot.
+soak: venv
+	$(BIN)/python -m tests.chaos.soak --json outputs/soak.json
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -59,7 +59,7 @@ def read_public(path: Path) -> bytes:
 def _read_certificate(path: Path) -> tuple[bytes, bytes | None]:
     try:
         return zmq.auth.load_certificate(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:  # the last where a line has no "="
         raise LinkError(f"{path}: no CURVE certificate: {error}") from None
 
 

@@ -77,7 +77,8 @@ class Line:
                 if (ahead := at - loop.time()) > 0:
                     await asyncio.sleep(ahead)
                 await self._passes.wait()
-                writer.write(part)
+                if not writer.is_closing():
+                    writer.write(part)
 
         sending = asyncio.create_task(send())
         try:
