@@ -77,10 +77,20 @@ def read_clip(data: bytes) -> Clip:
     return Clip(kept.getvalue(), seconds, rate)
 
 
+class _Content(io.BytesIO):
+    """libsndfile looks for parts of a damaged file before its beginning; an error there would only reach stderr."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return super().seek(0)
+
+
 def _decode(data: bytes) -> tuple[Wave, int]:
     """float32 ``[n, channels]``, a little more than `MAX_S` at most, and its rate."""
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Content(data)) as file:
             rate, channels = file.samplerate, file.channels
             if not (_MIN_RATE_IN <= rate <= _MAX_RATE_IN and channels <= _MAX_CHANNELS):
                 raise ClipError("unreadable", f"{rate} Hz and {channels} channels: 8 to 192 kHz, 8 channels at most")
