@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,6 +259,41 @@ async def test_a_caller_whose_network_is_gone_comes_back_to_the_call(
     assert second.heard_ms >= 500
     assert len(service.workers[0].opens) == 1
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+
+
+async def test_what_is_neither_control_nor_sound_is_counted_and_noise_in_its_place_ends_the_call(
+    service: Service, caller: TestCaller
+) -> None:
+    await service.worker()
+    await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
+    await caller.configure(session_id="mine")
+    for content in ("words", b"\x00\x01", "[1]", '{"type":"lost","count":3}', "{" * 5000):
+        caller.tell(content)
+    caller.tell({"type": "ping"})
+    assert (await caller.message("pong"))["type"] == "pong"
+    speaking = asyncio.create_task(caller.speak([b"\x03" + bytes(30)] * 80))
+    error = await caller.message("error")
+    speaking.cancel()
+    assert error["error_code"] == "INVALID_AUDIO"
+    assert "one after another" in error["message"]
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="INVALID_AUDIO") == 1)
+
+
+@pytest.mark.parametrize("sections", [{"recording": {"enabled": True}}])
+async def test_a_call_is_recorded_as_every_call_is(service: Service, caller: TestCaller, tmp_path: Path) -> None:
+    await service.worker()
+    await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
+    await caller.configure(session_id="mine")
+    await caller.say(speech(1000))
+    caller.tell({"type": "end"})
+    await caller.message("complete")
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+    async with service.http.get(f"{service.url}/tools/session/mine", headers=BEARER) as response:
+        archive = zipfile.ZipFile(io.BytesIO(await response.read()))
+    about = json.loads(archive.read("session.json"))
+    assert about["summary"]["total_processed_ms"] == pytest.approx(1000, abs=BLOCK_MS)
+    assert "WebRTC" in str(about)
+    assert {name.partition(".")[0] for name in archive.namelist()} >= {"input", "output"}
 
 
 SERVERS = [{"urls": ["stun:127.0.0.1:9", "turn:127.0.0.1:9"], "username": "name", "credential": "word"}]
