@@ -9,6 +9,7 @@ import socket as net
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import uvloop
@@ -137,6 +138,7 @@ class Gateway:
                 lambda call: self._offers.end_own(call),
                 upgrades.handle,
                 self._overview,
+                lambda start, end: [asdict(call) for call in self.traces.calls(start, end)],
             )
         end_elsewhere = None if self._siblings is None else self._siblings.end_call
         self._offers = open_offers(
@@ -156,7 +158,7 @@ class Gateway:
         app.add_routes(session_routes(upgrades))
         app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
         app.add_routes(webrtc_routes(self._offers))
-        app.add_routes(report_routes(self.door, self.traces, is_private=gateway.is_private))
+        app.add_routes(report_routes(self.door, self.traces, self._siblings, is_private=gateway.is_private))
         app.add_routes(description_routes())
         app.add_routes(overview_routes(self.door, self._overview, self._siblings, is_private=gateway.is_private))
         app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))

@@ -49,13 +49,14 @@ class Siblings:
         own_end: Callable[[str], Awaitable[bool]],
         upgrade: Callable[[web.Request], Awaitable[web.StreamResponse]],
         own_overview: Callable[[], dict[str, Any]],
+        own_calls: Callable[[float, float], list[dict[str, Any]]],
     ) -> None:
         """own_end: ends a call of this process by its id; False where there is none. upgrade: of callers who come back
         to a call that is here, through another process."""
         self._upgrade = upgrade
         self._number, self._http_port, self._state_dir = number, http_port, state_dir
         self._own_ready, self._own_metrics, self._own_end = own_ready, own_metrics, own_end
-        self._own_overview = own_overview
+        self._own_overview, self._own_calls = own_overview, own_calls
 
     async def start(self) -> int:
         """Open the own door. Returns its port."""
@@ -63,6 +64,7 @@ class Siblings:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/overview", self._overview)
+        app.router.add_get("/calls", self._calls)
         app.router.add_delete("/calls/{call}", self._end)
         app.router.add_get("/ws", self._upgrade)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -84,6 +86,10 @@ class Siblings:
 
     async def _overview(self, request: web.Request) -> web.Response:
         return web.json_response(self._own_overview())
+
+    async def _calls(self, request: web.Request) -> web.Response:
+        start, end = (float(request.query[name]) for name in ("from", "to"))
+        return web.json_response(self._own_calls(start, end))
 
     async def _end(self, request: web.Request) -> web.Response:
         return web.Response(status=204 if await self._own_end(request.match_info["call"]) else 404)
@@ -120,6 +126,11 @@ class Siblings:
     async def all_overviews(self) -> list[bytes]:
         """What the others say of themselves, as JSON."""
         return [body for _, body in await self._ask("/overview")]
+
+    async def all_calls(self, start: float, end: float) -> list[dict[str, Any]]:
+        """Calls of the others that are over and began in that time, for the report."""
+        bodies = await self._ask(f"/calls?from={start!r}&to={end!r}")
+        return [call for _, body in bodies for call in json.loads(body)]
 
     async def _others(self) -> list[GatewayState]:
         states = await asyncio.to_thread(read_states, self._state_dir)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -41,15 +42,24 @@ class Traces:
             observers.append(self.recorder.observe(info, figures))
         return [*observers, _Remember(self._calls, info.started, figures)]
 
-    async def report(self, start: float, end: float) -> dict[str, Any]:
-        """Over the calls that began in that time: this gateway's since its start, and recorded ones of others."""
-        calls = [call for call in self._calls if start <= call.started < end]
+    def calls(self, start: float, end: float) -> list[Call]:
+        """This gateway's, since its start, that began in that time and are over."""
+        return [call for call in self._calls if start <= call.started < end]
+
+    async def report(self, start: float, end: float, others: Sequence[Call] = ()) -> dict[str, Any]:
+        """Over the calls that began in that time: this gateway's, those of `others`, and recorded ones."""
+        calls = [*self.calls(start, end), *others]
+        known = {call.started for call in calls}
         try:
             entries = await asyncio.to_thread(self.recorder.index.of_others, start, end, _REPORTED_CALLS)
         except (OSError, sqlite3.Error) as error:
             logger.error("the index of recordings cannot be read: {}", error)
             entries = []
-        calls += [Call(entry.started, entry.outcome or "", entry.figures or {}) for entry in entries]
+        calls += [
+            Call(entry.started, entry.outcome or "", entry.figures or {})
+            for entry in entries
+            if entry.started not in known
+        ]
         return await asyncio.to_thread(report, calls, start, end)
 
 

@@ -9,12 +9,14 @@ from aiohttp import web
 from gateway.auth.door import Door
 from gateway.auth.principal import ADMIN
 from gateway.auth.requests import failure, principal_of
-from gateway.recording.report import page
+from gateway.recording.report import Call, page
 from gateway.recording.traces import Traces, day_before
+from gateway.siblings import Siblings
 
 
-def report_routes(door: Door, traces: Traces, *, is_private: bool) -> list[web.RouteDef]:
-    """is_private: only this machine reaches the gateway, and whoever is at it may see the figures, as in /metrics."""
+def report_routes(door: Door, traces: Traces, siblings: Siblings | None, *, is_private: bool) -> list[web.RouteDef]:
+    """siblings: the processes that this one speaks for, too. is_private: only this machine reaches the gateway, and
+    whoever is at it may see the figures, as in /metrics."""
 
     async def performance(request: web.Request) -> web.Response:
         if not is_private:
@@ -23,7 +25,8 @@ def report_routes(door: Door, traces: Traces, *, is_private: bool) -> list[web.R
         start, end = _time(request, "from", start), _time(request, "to", end)
         if start >= end:
             raise failure(400, "INVALID_CONFIG", "from: must be before to", field="from")
-        content = await traces.report(start, end)
+        others = [] if siblings is None else [Call(**call) for call in await siblings.all_calls(start, end)]
+        content = await traces.report(start, end, others)
         if _wants_page(request):
             headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
             return web.Response(text=page(content), content_type="text/html", headers=headers)

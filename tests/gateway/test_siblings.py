@@ -11,11 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import Gateway
 from gateway.metrics import Metrics
+from gateway.recording.report import Call
 from gateway.siblings import labelled
 from shared.addresses import free_port
 from shared.config import Config
 
-from .conftest import BLOCK_MS, KEY, Service
+from .conftest import BLOCK_MS, KEY, Service, hear
 
 
 def test_families_stand_together_and_every_sample_says_whose_it_is() -> None:
@@ -103,6 +104,52 @@ async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
         assert await other._siblings.end_call(int(number), key)
         assert len(owner.calls) == 0
         await caller.hang_up()
+        for gateway in gateways:
+            await gateway.stop()
+        for service in services:
+            await service.workers[0].die()
+
+
+async def test_the_report_is_over_the_calls_of_all_processes(tmp_path: Path) -> None:
+    """Whichever is asked; and each call once, recorded or not."""
+    config = Config.model_validate(
+        {
+            "gateway": {"port": free_port(), "default_model": "echo"},
+            "auth": {"api_keys": [KEY]},
+            "link": {"port": free_port()},
+            "serve": {"state_dir": tmp_path / "temp"},
+            "recording": {"enabled": True, "dir": tmp_path / "outputs"},
+        }
+    )
+    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
+    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    async with aiohttp.ClientSession() as http:
+        for gateway in gateways:
+            await gateway.start()
+        services = [Service(gateway, http) for gateway in gateways]
+        for service in services:
+            await service.worker()
+        await services[0].until(lambda: len(list((tmp_path / "temp").glob("gateway-*.json"))) == len(gateways))
+        for gateway in gateways:
+            gateway.recorder.index._writer = f"{gateway._number}-1-0.0"  # as two processes would have it
+        for _ in range(2):
+            for gateway in gateways:
+                direct = Service(gateway, http)
+                assert gateway._siblings is not None
+                direct.url = f"http://127.0.0.1:{gateway._siblings.port}"  # its own door: else the kernel chooses
+                socket = await direct.call()
+                await socket.send_bytes(bytes(BLOCK_MS * 32 * 3))
+                await socket.send_json({"type": "end"})
+                await hear(socket)
+        index = gateways[0].recorder.index
+        await services[0].until(lambda: len(index.of_others(0, 1e12, 100)) == 2)
+        for service in services:
+            assert len(service.gateway.traces.calls(0, 1e12)) == 2
+            assert service.gateway._siblings is not None
+            others = [Call(**one) for one in await service.gateway._siblings.all_calls(0, 1e12)]
+            assert (await service.gateway.traces.report(0, 1e12, others))["sessions"] == 4
+        async with http.get(services[0].url + "/tools/performance-report") as response:
+            assert (await response.json())["sessions"] == 4
         for gateway in gateways:
             await gateway.stop()
         for service in services:
