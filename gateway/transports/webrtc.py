@@ -132,7 +132,7 @@ class WebRtcCaller:
             await self._until_sent()
         await asyncio.sleep(_LAST_PACKETS_S)
         await self._tell(self._protocol.complete(stats))
-        return await self._peer.flush(_FLUSH_TIMEOUT_S)
+        return await self._peer.flush(_FLUSH_TIMEOUT_S) or self._hung_up  # who has heard it may hang up first
 
     async def refuse(self, error: SessionError) -> None:
         explain = standard_error if self._protocol is None else self._protocol.error

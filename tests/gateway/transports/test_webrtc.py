@@ -123,6 +123,17 @@ async def test_a_caller_who_hangs_up_is_gone(service: Service, caller: TestCalle
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="gone") == 1)
 
 
+async def test_a_caller_who_hangs_up_on_the_last_word_has_heard_it(service: Service, caller: TestCaller) -> None:
+    await service.worker()
+    await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
+    await caller.configure()
+    caller.tell({"type": "end"})
+    await caller.message("complete")
+    await caller.hang_up()
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
+    assert len(service.gateway.calls) == 0
+
+
 async def test_without_a_data_channel_the_offer_says_what_is_wanted(
     service: Service, callers: Callable[..., TestCaller]
 ) -> None:
