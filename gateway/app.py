@@ -139,6 +139,7 @@ class Gateway:
                 upgrades.handle,
                 self._overview,
                 lambda start, end: [asdict(call) for call in self.traces.calls(start, end)],
+                self.door.ledger.usage,
             )
         end_elsewhere = None if self._siblings is None else self._siblings.end_call
         self._offers = open_offers(
@@ -177,7 +178,7 @@ class Gateway:
         self.port: int = self._runner.addresses[0][1]
         self._state = StateReporter(self.config.serve.state_dir)
         self.recorder.start()
-        works = (self._report(), self._watch_files(), watch_lag(self.metrics.lag.observe))
+        works = (self._report(), self._watch_files(), self._watch_usage(), watch_lag(self.metrics.lag.observe))
         self._tasks = [asyncio.create_task(work) for work in works]
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, link.host, self.link.port)
         if gateway.published:
@@ -207,6 +208,12 @@ class Gateway:
         await self.link.stop()
         await self.pool.stop()
         self._codec_threads.shutdown()
+
+    async def _watch_usage(self) -> None:
+        """What principals take of the other processes on this port."""
+        while self._siblings is not None:
+            self.door.ledger.elsewhere = await self._siblings.all_usage()
+            await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _watch_files(self) -> None:
         """Keys and certificates that change while the gateway runs."""

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
+from gateway.auth.ledger import NOTHING, Usage
 from shared.state import GatewayState, read_states
 
 _TIMEOUT_S = 1.0
@@ -50,13 +51,14 @@ class Siblings:
         upgrade: Callable[[web.Request], Awaitable[web.StreamResponse]],
         own_overview: Callable[[], dict[str, Any]],
         own_calls: Callable[[float, float], list[dict[str, Any]]],
+        own_usage: Callable[[], dict[str, Usage]],
     ) -> None:
         """own_end: ends a call of this process by its id; False where there is none. upgrade: of callers who come back
         to a call that is here, through another process."""
         self._upgrade = upgrade
         self._number, self._http_port, self._state_dir = number, http_port, state_dir
         self._own_ready, self._own_metrics, self._own_end = own_ready, own_metrics, own_end
-        self._own_overview, self._own_calls = own_overview, own_calls
+        self._own_overview, self._own_calls, self._own_usage = own_overview, own_calls, own_usage
 
     async def start(self) -> int:
         """Open the own door. Returns its port."""
@@ -65,6 +67,7 @@ class Siblings:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/overview", self._overview)
         app.router.add_get("/calls", self._calls)
+        app.router.add_get("/usage", self._usage)
         app.router.add_delete("/calls/{call}", self._end)
         app.router.add_get("/ws", self._upgrade)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -90,6 +93,9 @@ class Siblings:
     async def _calls(self, request: web.Request) -> web.Response:
         start, end = (float(request.query[name]) for name in ("from", "to"))
         return web.json_response(self._own_calls(start, end))
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        return web.json_response({name: asdict(usage) for name, usage in self._own_usage().items()})
 
     async def _end(self, request: web.Request) -> web.Response:
         return web.Response(status=204 if await self._own_end(request.match_info["call"]) else 404)
@@ -131,6 +137,16 @@ class Siblings:
         """Calls of the others that are over and began in that time, for the report."""
         bodies = await self._ask(f"/calls?from={start!r}&to={end!r}")
         return [call for _, body in bodies for call in json.loads(body)]
+
+    async def all_usage(self) -> dict[str, Usage]:
+        """What principals with limits have taken of the others."""
+        told: dict[str, Usage] = {}
+        for _, body in await self._ask("/usage"):
+            with suppress(ValueError, TypeError, KeyError):  # one of another version, for a moment
+                for name, usage in json.loads(body).items():
+                    taken = Usage(usage["sessions"], tuple(usage["recent"]), usage["day"], usage["spent_s"])
+                    told[name] = told.get(name, NOTHING).plus(taken)
+        return told
 
     async def _others(self) -> list[GatewayState]:
         states = await asyncio.to_thread(read_states, self._state_dir)

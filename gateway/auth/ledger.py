@@ -1,4 +1,7 @@
-"""How much every principal has taken of this gateway: calls at once, calls a minute, minutes a day (UTC)."""
+"""How much every principal has taken of this gateway: calls at once, calls a minute, minutes a day (UTC).
+
+Several processes on one port tell each other, once a second, what they know: see `Ledger.elsewhere`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Limits, Principal
 
 _MINUTE_S = 60.0
 _DAY_S = 86_400.0
@@ -22,8 +25,27 @@ class LimitReached(Exception):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a principal with limits has taken of one process, or of several."""
+
+    sessions: int = 0  # that are on
+    recent: tuple[float, ...] = ()  # when the calls of the last minute began, seconds since 1970
+    day: int = 0  # since 1970
+    spent_s: float = 0.0  # of that day
+
+    def plus(self, other: Usage) -> Usage:
+        day = max(self.day, other.day)
+        spent_s = sum(one.spent_s for one in (self, other) if one.day == day)
+        return Usage(self.sessions + other.sessions, self.recent + other.recent, day, spent_s)
+
+
+NOTHING = Usage()
+
+
 @dataclass(slots=True)
 class _Account:
+    is_limited: bool = False
     begun: dict[Ticket, float] = field(default_factory=dict)  # calls that are on, since when (or since midnight)
     recent: deque[float] = field(default_factory=deque)  # when the calls of the last minute began
     day: int = 0
@@ -58,23 +80,38 @@ class Ledger:
     """Lives on one event loop. `now` is wall clock time: a day is a day of the calendar."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.elsewhere: dict[str, Usage] = {}  # what other processes said last, by principal
         self._now = now
         self._accounts: dict[str, _Account] = {}
+
+    def usage(self) -> dict[str, Usage]:
+        """What principals with limits have taken here, for other processes."""
+        now, told = self._now(), {}
+        for name, account in self._accounts.items():
+            account.turn_day(now)
+            if account.is_limited:
+                recent = tuple(at for at in account.recent if at > now - _MINUTE_S)
+                told[name] = Usage(len(account.begun), recent, account.day, account.spent_s(now))
+        return told
 
     def enter(self, principal: Principal) -> Ticket:
         """A call of `principal` begins. Raises `LimitReached`."""
         now, limits = self._now(), principal.limits
         account = self._accounts.setdefault(principal.name, _Account())
         account.turn_day(now)
+        account.is_limited = limits != Limits()
+        others = self.elsewhere.get(principal.name, NOTHING)
+        recent = len([at for at in others.recent if at > now - _MINUTE_S])
+        spent_s = others.spent_s if others.day == account.day else 0.0
         while account.recent and account.recent[0] <= now - _MINUTE_S:
             account.recent.popleft()
-        if limits.sessions is not None and len(account.begun) >= limits.sessions:
+        if limits.sessions is not None and len(account.begun) + others.sessions >= limits.sessions:
             raise LimitReached("sessions", f"{principal.name} may have {limits.sessions} sessions at once")
-        if limits.sessions_per_minute is not None and len(account.recent) >= limits.sessions_per_minute:
+        if limits.sessions_per_minute is not None and len(account.recent) + recent >= limits.sessions_per_minute:
             raise LimitReached(
                 "sessions_per_minute", f"{principal.name} may begin {limits.sessions_per_minute} sessions a minute"
             )
-        if limits.minutes_per_day is not None and account.spent_s(now) >= limits.minutes_per_day * 60:
+        if limits.minutes_per_day is not None and account.spent_s(now) + spent_s >= limits.minutes_per_day * 60:
             raise LimitReached("minutes_per_day", _minutes(principal))
         ticket = Ticket(self, principal)
         account.begun[ticket] = now
@@ -95,11 +132,13 @@ class Ledger:
         limit = principal.limits.minutes_per_day
         if limit is None:
             return None
-        account = self._accounts.get(principal.name)
+        account, now = self._accounts.get(principal.name), self._now()
+        others = self.elsewhere.get(principal.name, NOTHING)
+        left_s = limit * 60 - (others.spent_s if others.day == int(now // _DAY_S) else 0.0)
         if account is None:
-            return limit * 60
-        account.turn_day(self._now())
-        return limit * 60 - account.spent_s(self._now())
+            return left_s
+        account.turn_day(now)
+        return left_s - account.spent_s(now)
 
     def _forget_idle(self) -> None:
         """Names that were not seen today: tokens may bring ever new ones."""

@@ -10,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import Gateway
+from gateway.auth.keys import add_key
+from gateway.auth.principal import Limits
 from gateway.metrics import Metrics
 from gateway.recording.report import Call
 from gateway.siblings import labelled
@@ -104,6 +106,43 @@ async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
         assert await other._siblings.end_call(int(number), key)
         assert len(owner.calls) == 0
         await caller.hang_up()
+        for gateway in gateways:
+            await gateway.stop()
+        for service in services:
+            await service.workers[0].die()
+
+
+async def test_limits_hold_for_all_processes_together(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.json", "alice", limits=Limits(sessions=1))
+    config = Config.model_validate(
+        {
+            "gateway": {"port": free_port(), "default_model": "echo"},
+            "auth": {"api_keys": [], "keys_file": tmp_path / "keys.json"},
+            "link": {"port": free_port()},
+            "serve": {"state_dir": tmp_path / "temp"},
+            "recording": {"dir": tmp_path / "outputs"},
+        }
+    )
+    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
+    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    async with aiohttp.ClientSession() as http:
+        for gateway in gateways:
+            await gateway.start()
+        services = [Service(gateway, http) for gateway in gateways]
+        for service in services:
+            await service.worker()
+            assert service.gateway._siblings is not None
+            service.url = f"http://127.0.0.1:{service.gateway._siblings.port}"  # its own door: else the kernel chooses
+        socket = await services[0].call(api_key=key)
+        ledger = gateways[1].door.ledger
+        await services[1].until(lambda: "alice" in ledger.elsewhere and ledger.elsewhere["alice"].sessions == 1)
+        refused = await http.ws_connect(services[1].url + "/ws")
+        await refused.send_json({"type": "config", "api_key": key})
+        _, control, code = await hear(refused)
+        assert (control[0]["details"], code) == ({"limit": "sessions"}, 1013)
+        await socket.close()
+        await services[1].until(lambda: ledger.elsewhere["alice"].sessions == 0)
+        await (await services[1].call(api_key=key)).close()
         for gateway in gateways:
             await gateway.stop()
         for service in services:

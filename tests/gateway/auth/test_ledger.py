@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.auth.ledger import Ledger, LimitReached
+from gateway.auth.ledger import NOTHING, Ledger, LimitReached, Usage
 from gateway.auth.principal import Limits, Principal
 
 DAY_S = 86_400.0
@@ -90,3 +90,38 @@ def test_principals_of_yesterday_are_forgotten(clock: Clock) -> None:
 def test_limits_that_cannot_be_are_named(given: object) -> None:
     with pytest.raises(ValueError, match="limits"):
         Limits.read(given)
+
+
+def test_what_other_processes_say_counts(clock: Clock) -> None:
+    day = int(clock.time // DAY_S)
+    here, there = Ledger(clock), Ledger(clock)
+    alice = Principal("alice", limits=Limits(sessions=2, sessions_per_minute=3, minutes_per_day=10))
+    ticket = there.enter(alice)
+    there.enter(Principal("bob"))  # without limits: nobody asks
+    clock.time += 5 * 60
+    assert there.usage() == {"alice": Usage(1, (), day, 300.0)}
+    there.enter(alice)
+    here.elsewhere = there.usage()
+    assert here.elsewhere["alice"] == Usage(2, (clock.time,), day, 300.0)
+    with pytest.raises(LimitReached, match="2 sessions at once"):
+        here.enter(alice)
+    ticket.leave()
+    here.elsewhere = there.usage()
+    mine = here.enter(alice)
+    assert mine.left_s() == 300.0
+    mine.leave()
+    here.enter(alice).leave()
+    with pytest.raises(LimitReached, match="3 sessions a minute"):
+        here.enter(alice)
+    clock.time += 61
+    here.elsewhere = {"alice": Usage(0, (), day, 600.0)}
+    with pytest.raises(LimitReached, match="10 minutes a day"):
+        here.enter(alice)
+    here.elsewhere = {"alice": Usage(0, (), day - 1, 600.0)}  # of yesterday
+    here.enter(alice)
+
+
+def test_several_processes_add_up() -> None:
+    today, yesterday = Usage(1, (5.0,), 2, 10.0), Usage(1, (3.0,), 1, 99.0)
+    assert NOTHING.plus(today).plus(yesterday) == Usage(2, (5.0, 3.0), 2, 10.0)
+    assert today.plus(today).spent_s == 20.0
