@@ -18,16 +18,16 @@ SEED = 14
 
 @pytest.mark.serial
 async def test_killed_and_replaced_processes_cost_nobody_a_call(tmp_path: Path) -> None:
-    """Some 30 s: five processes start, six callers speak for 18 s, four processes are replaced meanwhile."""
-    result = await run(SELECTION, tmp_path, seed=SEED, callers=6, seconds=18)
+    """Some 25 s: five processes start, six callers speak for 11 s, four processes are replaced meanwhile."""
+    result = await run(SELECTION, tmp_path, seed=SEED, callers=6, seconds=11)
     assert result.problems == []
-    assert (result.faults, result.blocks) == (4, 6 * 18 * 1000 // 200)
+    assert (result.faults, result.blocks) == (4, 6 * 11 * 1000 // 200)
 
 
 @pytest.mark.serial
 async def test_three_times_the_callers(tmp_path: Path) -> None:
-    """Some 15 s: a service starts, four callers speak for 5 s, eight are refused."""
-    made = await overload(tmp_path, places=4, seconds=5)
+    """Some 12 s: a service starts, four callers speak for 3 s, eight are refused."""
+    made = await overload(tmp_path, places=4, seconds=3)
     assert made.problems == []
     assert (made.admitted, made.refused) == (4, 8)
     assert made.real_time_factor_p95 < 1
