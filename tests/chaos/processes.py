@@ -114,8 +114,11 @@ class Place:
         self.running[name].wait()
 
     async def restart(self, name: str, after_s: float = 0.5) -> None:
-        """As a supervisor does."""
-        await asyncio.to_thread(self.running[name].wait)
+        """As a supervisor does. One that does not end by itself is killed."""
+        try:
+            await asyncio.to_thread(self.running[name].wait, 15)
+        except subprocess.TimeoutExpired:
+            await asyncio.to_thread(self.kill, name)
         await asyncio.sleep(after_s)
         self.start(name)
 
