@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from loguru import logger
 
-from gateway.errors import CallerGone, bad_field
+from gateway.errors import CallerGone, SessionError, bad_field
 from gateway.rtp.jitter import CLOCK_RATE
 from gateway.rtp.offer import Offer
 from gateway.rtp.playout import Playout
@@ -76,7 +76,7 @@ class Peer:
         self._pc.on("datachannel", self._on_channel)
 
     async def answer(self, offer: Offer) -> str:
-        """The SDP answer, with all candidates. Raises `SessionError` INVALID_CONFIG where the offer cannot be used."""
+        """The SDP answer, with all candidates. Raises `SessionError`: INVALID_CONFIG for an unusable offer, TIMEOUT."""
         import aiortc
 
         try:
@@ -84,7 +84,7 @@ class Peer:
                 await self._pc.setRemoteDescription(aiortc.RTCSessionDescription(offer.sdp, "offer"))
                 await self._pc.setLocalDescription(await self._pc.createAnswer())
         except TimeoutError:
-            raise
+            raise SessionError("TIMEOUT", f"no answer of the ICE servers within {GATHER_TIMEOUT_S:g} s") from None
         except Exception as error:  # whatever a parser may stumble over
             logger.info("an SDP offer cannot be used: {!r}", error)
             raise bad_field("sdp", f"cannot be used: {error or type(error).__name__}"[:300]) from None

@@ -134,6 +134,18 @@ async def test_a_caller_who_hangs_up_on_the_last_word_has_heard_it(service: Serv
     assert len(service.gateway.calls) == 0
 
 
+async def test_a_gateway_that_stops_says_so_and_answers_what_it_has(service: Service, caller: TestCaller) -> None:
+    await service.worker()
+    await caller.dial(service.http, service.url + "/webrtc", headers=BEARER)
+    await caller.configure()
+    await caller.say(speech(600))
+    await service.gateway.calls.drain(10)
+    complete = await caller.message("complete")
+    assert complete["stats"]["total_processed_ms"] >= 400
+    assert "going_away" in [message["type"] for message in caller.messages]
+    assert caller.heard_ms >= 400
+
+
 async def test_without_a_data_channel_the_offer_says_what_is_wanted(
     service: Service, callers: Callable[..., TestCaller]
 ) -> None:
