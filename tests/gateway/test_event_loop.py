@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from gateway.audio import opus, resample
+from shared.config import ROOT
 
 from .conftest import KEY, Service, hear
 from .test_sessions import noise, say
@@ -58,6 +60,24 @@ async def test_a_session_over_webrtc_makes_none_either(service: Service, blockbu
     assert (await caller.message("complete", "error"))["type"] == "complete"
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
     await caller.hang_up()
+
+
+async def test_a_voice_that_is_brought_and_kept_makes_none(service: Service, blockbuster: BlockBuster) -> None:
+    await service.worker()
+    recording = await asyncio.to_thread((ROOT / "worker/assets/voices/june.flac").read_bytes)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    for method, path, body in (
+        ("POST", "/voices?name=mine", recording),
+        ("GET", "/voices", None),
+        ("GET", "/voices/mine/sample", None),
+        ("DELETE", "/voices/mine", None),
+        ("GET", "/docs", None),
+        ("GET", "/openapi.json", None),
+    ):
+        async with service.http.request(method, service.url + path, headers=headers, data=body) as response:
+            assert response.status < 300, await response.text()
+    socket = await service.call(voice_audio=base64.b64encode(recording).decode())
+    await socket.close()
 
 
 async def test_a_call_that_blocks_would_be_noticed(
