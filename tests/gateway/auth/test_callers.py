@@ -203,6 +203,12 @@ async def test_no_secret_is_written_anywhere(
         await outcome(service, {}, headers={"Authorization": f"Bearer {secret}"})
         async with service.http.get(service.url + "/tools/session/x", params={"api_key": secret}) as response:
             assert secret not in await response.text()
+        async with service.http.post(service.url + "/voices", params={"token": secret}, data=b"no sound") as response:
+            assert secret not in await response.text()
+        socket = await service.http.ws_connect(service.url + "/tools/session")
+        await socket.send_json({"type": "get", "session_id": "x", "api_key": secret, "part": secret})
+        assert secret not in (await socket.receive(timeout=10)).data
+        await socket.close()
     await outcome(service, {"api_key": ["a-list-with-" + KEY]})
     async with service.http.get(service.url + "/metrics") as response:
         exposition = await response.text()
