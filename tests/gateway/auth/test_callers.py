@@ -188,9 +188,10 @@ async def test_guesses_are_slowed_and_callers_notice_nothing(service: Service, m
 
 
 async def test_no_secret_is_written_anywhere(
-    service: Service, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    service: Service, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All output is searched: log at its most talkative, both streams, and every file that the gateway wrote."""
+    monkeypatch.setattr(guessing, "_FREE_FAILURES", 1000.0)  # nobody waits
     sink = io.StringIO()
     handler = logger.add(sink, level="TRACE", backtrace=True, diagnose=True)
     await service.worker()
