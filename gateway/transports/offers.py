@@ -147,7 +147,7 @@ class WebRtcOffers:
     def _headers(self, request: web.Request) -> dict[str, str]:
         headers = {"Cache-Control": "no-store", **self._origins.headers(request)}
         if "Access-Control-Allow-Origin" in headers:
-            headers["Access-Control-Expose-Headers"] = "Location, Link"
+            headers["Access-Control-Expose-Headers"] = "Location, Link, Accept-Post"
         return headers
 
     def _name_servers(self, response: web.Response) -> None:

@@ -27,7 +27,7 @@ export function deviceSettings() {
 
 // Only where the gateway has it.
 export async function showTransports() {
-  offersWebRtc = await webrtcServers(undefined, await access.credential()).then(() => true, () => false);
+  offersWebRtc = await webrtcServers().then(() => true, () => false);
   el("webrtc").closest("label").hidden = !offersWebRtc;
 }
 

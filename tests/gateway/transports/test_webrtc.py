@@ -334,6 +334,22 @@ async def test_ice_servers_are_told_to_who_has_a_credential(service: Service) ->
     assert 'username="name"; credential="word"' in links[1]
 
 
+@pytest.mark.parametrize("settings", [{"allowed_origins": ["https://app.example"]}])
+async def test_pages_of_sites_that_may_call_are_let_through(service: Service, caller: TestCaller) -> None:
+    await service.worker()
+    url, origin = service.url + "/webrtc", {"Origin": "https://app.example"}
+    preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    async with service.http.options(url, headers=preflight) as response:
+        assert response.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+        assert {"POST", "OPTIONS"} <= set(response.headers["Access-Control-Allow-Methods"].split(", "))
+        assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+    response = await caller.dial(service.http, url, headers={**origin, **BEARER})
+    assert response.status == 201
+    assert "Location" in response.headers["Access-Control-Expose-Headers"]
+    async with service.http.options(url, headers={"Origin": "https://elsewhere.example"}) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
 @pytest.mark.parametrize("sections", [{"webrtc": {"enabled": False}}])
 async def test_where_it_is_switched_off_that_is_said(service: Service) -> None:
     async with service.http.options(service.url + "/webrtc") as response:
