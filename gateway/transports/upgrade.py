@@ -55,6 +55,8 @@ class WebSocketUpgrades:
         if request.body_exists:
             self._calls.refused("body")
             raise failure(400, "INVALID_CONFIG", "an upgrade has no body")
+        if not request.headers.get("Sec-WebSocket-Key", "").isascii():  # aiohttp would fail of it
+            raise failure(400, "INVALID_CONFIG", "Sec-WebSocket-Key is not base64")
         if not self._origins.admit(request):
             self._calls.refused("origin")
             raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not call here (gateway.allowed_origins)")

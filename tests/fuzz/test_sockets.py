@@ -82,7 +82,7 @@ async def beside_a_call(service: Service, work: Callable[[], Awaitable[None]]) -
     assert service.gateway.pool.reserved == 0
 
 
-@pytest.mark.parametrize("settings", [{"resume_window_s": 0, "config_timeout_s": 0.5, "idle_timeout_s": 20}])
+@pytest.mark.parametrize("settings", [{"resume_window_s": 0, "config_timeout_s": 0.5, "idle_timeout_s": 3600}])
 async def test_websocket_frames(service: Service) -> None:
     rng = random.Random(f"{SEED} websocket")
     config = frame(TEXT, b'{"type":"config","api_key":"%s"}' % KEY.encode())
@@ -98,7 +98,7 @@ async def test_websocket_frames(service: Service) -> None:
     await beside_a_call(service, work)
 
 
-@pytest.mark.parametrize("settings", [{"resume_window_s": 0, "config_timeout_s": 0.5, "idle_timeout_s": 20}])
+@pytest.mark.parametrize("settings", [{"resume_window_s": 0, "config_timeout_s": 0.5, "idle_timeout_s": 3600}])
 async def test_http_requests(service: Service) -> None:
     rng = random.Random(f"{SEED} http")
 
@@ -114,6 +114,11 @@ async def test_http_requests(service: Service) -> None:
 async def test_no_second_request_is_smuggled_in(service: Service, request_bytes: bytes) -> None:
     answer = await send(service.gateway.port, request_bytes)
     assert b"fastvc_" not in answer
+
+
+async def test_a_key_of_other_letters_is_no_fault_of_ours(service: Service) -> None:
+    answer = await send(service.gateway.port, UPGRADE.replace(b"dGhl", "d\u00e9".encode()) + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
 
 
 async def test_link_frames(service: Service) -> None:
