@@ -55,8 +55,6 @@ class WebSocketUpgrades:
         if request.body_exists:
             self._calls.refused("body")
             raise failure(400, "INVALID_CONFIG", "an upgrade has no body")
-        if not request.headers.get("Sec-WebSocket-Key", "").isascii():  # aiohttp would fail of it
-            raise failure(400, "INVALID_CONFIG", "Sec-WebSocket-Key is not base64")
         if not self._origins.admit(request):
             self._calls.refused("origin")
             raise failure(403, "AUTH_FAILED", "Origin: pages of this site may not call here (gateway.allowed_origins)")
@@ -71,7 +69,10 @@ class WebSocketUpgrades:
                 return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
         try:
             caller = self._caller(request, principal)
-            socket = await caller.accept(request)
+            try:
+                socket = await caller.accept(request)
+            except ValueError:  # of aiohttp, for headers that are not text
+                raise failure(400, "INVALID_CONFIG", "the upgrade's headers cannot be read") from None
             await self._calls.serve(caller, place)
             return socket
         finally:

@@ -69,11 +69,12 @@ async def beside_a_call(service: Service, work: Callable[[], Awaitable[None]]) -
     await service.worker()
     socket = await service.call(session_id="undisturbed")
     wave = noise(800)
+    hearing = asyncio.create_task(hear(socket, timeout_s=3600))
     await say(socket, wave[:6400])
     await work()
     await say(socket, wave[6400:])
     await socket.send_json({"type": "end"})
-    audio, _, code = await hear(socket)
+    audio, _, code = await hearing
     assert code == 1000
     heard = np.frombuffer(audio, "<i2")
     np.testing.assert_array_equal(heard[LEAD_MS * 16 :][:6400], wave[:6400])

@@ -173,10 +173,12 @@ class Service:
         return self.gateway.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def hear(socket: aiohttp.ClientWebSocketResponse) -> tuple[bytes, list[dict[str, Any]], int | None]:
+async def hear(
+    socket: aiohttp.ClientWebSocketResponse, timeout_s: float = 20
+) -> tuple[bytes, list[dict[str, Any]], int | None]:
     """Everything up to the close: audio, control messages, close code."""
     audio, control = bytearray(), []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(timeout_s):
         async for message in socket:
             if message.type == aiohttp.WSMsgType.BINARY:
                 audio += message.data
