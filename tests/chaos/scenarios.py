@@ -319,6 +319,8 @@ async def _calls(scenario: Scenario, trouble: Trouble, callers: int) -> Result:
         concealed.append(len(verdict.concealed))
         blocks += verdict.converted + len(verdict.concealed)
         breaks += one.breaks
+        if len(verdict.joined) > trouble.faults:
+            problems.append(f"caller {number}: blocks {verdict.joined} are joined from two workers")
         allowed = scenario.concealed * max(1, trouble.faults)
         if len(verdict.concealed) > allowed:
             problems.append(f"caller {number}: {len(verdict.concealed)} blocks concealed, allowed are {allowed}")
