@@ -19,6 +19,7 @@ from loguru import logger
 from gateway.auth.door import Door
 from gateway.auth.passes import Passes, shared_secret
 from gateway.auth.requests import address_middleware
+from gateway.auth.spent import SpentMinutes
 from gateway.calls import Calls
 from gateway.lag import watch_lag
 from gateway.link import GatewayLink
@@ -178,6 +179,9 @@ class Gateway:
         self.port: int = self._runner.addresses[0][1]
         self._state = StateReporter(self.config.serve.state_dir)
         self.recorder.start()
+        usage = self.config.serve.state_dir / "usage" / f"{gateway.port}-{self._number or 0}.json"
+        self._spent = SpentMinutes(usage, self.door.ledger)
+        self._spent.load()
         works = (self._report(), self._watch_files(), self._watch_usage(), watch_lag(self.metrics.lag.observe))
         self._tasks = [asyncio.create_task(work) for work in works]
         logger.info("listening on {}:{}, link on {}:{}", gateway.host, self.port, link.host, self.link.port)
@@ -196,6 +200,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.recorder.stop)
+        await asyncio.to_thread(self._spent.save)
         await self._close()
         self._state.remove()
         logger.info("gone")
@@ -210,9 +215,11 @@ class Gateway:
         self._codec_threads.shutdown()
 
     async def _watch_usage(self) -> None:
-        """What principals take of the other processes on this port."""
-        while self._siblings is not None:
-            self.door.ledger.elsewhere = await self._siblings.all_usage()
+        """What principals take here, for the file, and of the other processes on this port."""
+        while True:
+            if self._siblings is not None:
+                self.door.ledger.elsewhere = await self._siblings.all_usage()
+            await asyncio.to_thread(self._spent.save)
             await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _watch_files(self) -> None:

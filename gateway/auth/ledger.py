@@ -84,6 +84,22 @@ class Ledger:
         self._now = now
         self._accounts: dict[str, _Account] = {}
 
+    def spent(self) -> tuple[int, dict[str, float]]:
+        """The day, and the seconds of it that principals with limits have spent here. May be called in a thread."""
+        now = self._now()
+        day = int(now // _DAY_S)
+        told = {}
+        for name, account in list(self._accounts.items()):
+            if account.is_limited and account.day == day:
+                told[name] = round(account.used_s + sum(now - at for at in list(account.begun.values())), 1)
+        return day, told
+
+    def restore(self, day: int, spent_s: dict[str, float]) -> None:
+        """What was spent before this process began; of another day it does not count."""
+        if day == int(self._now() // _DAY_S):
+            for name, seconds in spent_s.items():
+                self._accounts[name] = _Account(is_limited=True, day=day, used_s=seconds)
+
     def usage(self) -> dict[str, Usage]:
         """What principals with limits have taken here, for other processes."""
         now, told = self._now(), {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.auth.ledger import NOTHING, Ledger, LimitReached, Usage
 from gateway.auth.principal import Limits, Principal
+from gateway.auth.spent import SpentMinutes
 
 DAY_S = 86_400.0
 
@@ -125,3 +128,38 @@ def test_several_processes_add_up() -> None:
     today, yesterday = Usage(1, (5.0,), 2, 10.0), Usage(1, (3.0,), 1, 99.0)
     assert NOTHING.plus(today).plus(yesterday) == Usage(2, (5.0, 3.0), 2, 10.0)
     assert today.plus(today).spent_s == 20.0
+
+
+def test_spent_minutes_outlive_the_process(clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "usage" / "0.json"
+    alice = Principal("alice", limits=Limits(minutes_per_day=10))
+    first = Ledger(clock)
+    first.enter(alice)
+    first.enter(Principal("bob"))
+    clock.time += 4 * 60
+    kept = SpentMinutes(file, first)
+    kept.save()
+    assert (file.stat().st_mode & 0o777, "bob" in file.read_text()) == (0o600, False)
+    second = Ledger(clock)
+    SpentMinutes(file, second).load()
+    assert second.enter(alice).left_s() == 360.0
+    clock.time += DAY_S
+    tomorrow = Ledger(clock)
+    SpentMinutes(file, tomorrow).load()
+    assert tomorrow.enter(alice).left_s() == 600.0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"day": "x"}', '{"day": 1, "spent_s": {"a": "b"}}'])
+def test_a_file_that_says_nothing_counts_nothing(clock: Clock, tmp_path: Path, content: str) -> None:
+    (tmp_path / "usage.json").write_text(content)
+    ledger = Ledger(clock)
+    SpentMinutes(tmp_path / "usage.json", ledger).load()
+    assert ledger.spent()[1] == {}
+
+
+def test_a_disk_that_is_gone_costs_the_count_alone(clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    ledger = Ledger(clock)
+    ledger.enter(Principal("alice", limits=Limits(minutes_per_day=10)))
+    clock.time += 60
+    SpentMinutes(tmp_path / "file" / "usage.json", ledger).save()
