@@ -105,6 +105,26 @@ export async function cut(visit) {
   return { live: await look(page), ...(await end(visit)) };
 }
 
+// The gateway ends a call over WebRTC: the page begins another by itself.
+export async function deleted(visit) {
+  const { page } = visit;
+  await page.evaluateOnNewDocument(() => {
+    const { fetch } = window;
+    window.fetch = async (...request) => {
+      const answer = await fetch(...request);
+      window.called = answer.headers.get("Location") ?? window.called;
+      return answer;
+    };
+  });
+  await begin(visit);
+  await sleep(1500);
+  await page.evaluate(() => fetch(window.called, { method: "DELETE" }));
+  await stateIs(page, "reconnecting");
+  await stateIs(page, "live");
+  await sleep(4000);
+  return { live: await look(page), ...(await end(visit)) };
+}
+
 // Where a key is asked for: a wrong one, then the right one, wanted.key.
 export async function stranger(visit) {
   const { page, url, wanted } = visit;

@@ -68,6 +68,17 @@ def test_the_same_over_webrtc(chromium: Visitor, shifting: Serve) -> None:
 
 
 @everything
+def test_a_call_over_webrtc_that_ends_begins_anew_by_itself(chromium: Visitor, passing: Serve) -> None:
+    """Some 15 s: two calls in real time."""
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    visit = chromium(passing.port, "deleted", webrtc=True)
+    check_no_fault(visit)
+    assert np.abs(heard(visit, len(visit.output) / visit.rate - 3)).max() > 1e-2
+    assert visit.seen["live"]["latency"]["total"] > 0
+    assert visit.seen["live"]["playback"]["cushionMs"] is not None
+
+
+@everything
 def test_the_same_over_webrtc_in_firefox(firefox: Visitor, shifting: Serve) -> None:
     """Some 20 s: a call in real time."""
     pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
