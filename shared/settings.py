@@ -124,7 +124,7 @@ class WorkerConfig(Section):
 
     model: Literal["nano", "tiny", "small", "base", "v2", "shift", "passthrough"] = "nano"
     device: Device = "cpu"
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     graphs: bool = True
     kernels: bool = True
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -136,13 +136,13 @@ class WorkerConfig(Section):
     gather_ms: Annotated[float, Field(ge=0, le=10)] = 0.0
     load_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warm_up_s: Seconds = 60.0
-    block_ms: Annotated[int, Field(ge=40, le=2000, multiple_of=20)] = 500
-    left_ms: UnitMs = 2000
-    dit_left_ms: UnitMs | None = 1000
+    block_ms: Annotated[int, Field(ge=40, le=2000, multiple_of=20)] = 240
+    left_ms: UnitMs = 640
+    dit_left_ms: UnitMs | None = 320
     crossfade_ms: UnitMs = 40
     search_ms: UnitMs = 20
     right_ms: UnitMs = 60
-    steps: Annotated[int, Field(ge=1, le=100)] = 2
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
     min_steps: Annotated[int, Field(ge=1, le=100)] | None = None
     guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
     max_guidance: Annotated[float, Field(ge=0, le=10)] = 2.0
@@ -156,7 +156,7 @@ class WorkerConfig(Section):
     silence_dbfs: Annotated[float, Field(ge=-120, le=0)] = -60.0
     vad_on: Annotated[float, Field(gt=0, lt=1)] = 0.5
     vad_off: Annotated[float, Field(gt=0, lt=1)] = 0.35
-    vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 1
+    vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 2
     voices_dir: Path | None = None
     max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 3.0
     max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64

@@ -19,11 +19,11 @@ HOP = INPUT_RATE // 100
 FRAME = 4 * HOP
 MIN_F0_HZ = 60.0
 MAX_F0_HZ = 500.0
+HIGHEST_F0_HZ = 640.0  # of a child, whose voice is a reference
 VOICING_STRENGTH = 0.5
 OCTAVE_COST = 0.03
 PRIOR_COST = 0.12  # strength lost one octave away from the caller's usual pitch
 
-_MIN_LAG = int(INPUT_RATE / MAX_F0_HZ)
 _MAX_LAG = int(INPUT_RATE / MIN_F0_HZ)
 _FFT = 1024  # FRAME + _MAX_LAG fits: the correlation does not wrap
 _BAND_HZ = 1500.0  # above it, formants and noise blur the maximum
@@ -31,7 +31,7 @@ _QUIET_DB = -30.0  # below the window's loudest frame
 _SILENT_DBFS = -55.0
 
 BINS_PER_OCTAVE = 48
-HISTOGRAM_BINS = math.ceil(BINS_PER_OCTAVE * math.log2(MAX_F0_HZ / MIN_F0_HZ))
+HISTOGRAM_BINS = math.ceil(BINS_PER_OCTAVE * math.log2(HIGHEST_F0_HZ / MIN_F0_HZ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Correlation:
 
     strength: torch.Tensor
     level_db: torch.Tensor
+    first_lag: int  # of those that may be a period; one more is there at each end
 
 
 def frames_of(samples: int) -> int:
@@ -47,7 +48,7 @@ def frames_of(samples: int) -> int:
     return (samples - FRAME) // HOP + 1
 
 
-def correlate(wave: torch.Tensor) -> Correlation:
+def correlate(wave: torch.Tensor, highest_hz: float = MAX_F0_HZ) -> Correlation:
     """Short-term autocorrelation, divided by the window's own (Boersma 1993, eq. 9), of ``wave [B, N]`` at 16 kHz."""
     frames = wave.unfold(1, FRAME, HOP)
     frames = frames - frames.mean(dim=2, keepdim=True)
@@ -56,9 +57,10 @@ def correlate(wave: torch.Tensor) -> Correlation:
     band = _band(wave.device)
     raw = torch.fft.irfft(torch.fft.rfft(frames * window, _FFT).abs().square() * band, _FFT)
     own = torch.fft.irfft(torch.fft.rfft(window, _FFT).abs().square(), _FFT)
-    lags = slice(_MIN_LAG - 1, _MAX_LAG + 2)  # one more at each end, for the parabola
+    first_lag = int(INPUT_RATE / highest_hz)
+    lags = slice(first_lag - 1, _MAX_LAG + 2)  # one more at each end, for the parabola
     strength = raw[..., lags] / (raw[..., :1] + 1e-9) * (own[0] / own[lags])
-    return Correlation(strength, level_db)
+    return Correlation(strength, level_db, first_lag)
 
 
 def _band(device: torch.device) -> torch.Tensor:
@@ -73,7 +75,7 @@ def track(correlation: Correlation, usual_hz: torch.Tensor) -> tuple[torch.Tenso
     The f0 of an unvoiced frame is that of the last voiced frame (of the next one where there is none; 150 Hz where the
     whole row is unvoiced), so that marks keep coming at a plausible rate.
     """
-    lag, strength = _best_lag(correlation.strength, usual_hz)
+    lag, strength = _best_lag(correlation, usual_hz)
     loudest = correlation.level_db.amax(dim=1, keepdim=True)
     loud = (correlation.level_db > loudest + _QUIET_DB) & (correlation.level_db > _SILENT_DBFS)
     voiced = _mostly((strength > VOICING_STRENGTH) & loud)
@@ -81,10 +83,11 @@ def track(correlation: Correlation, usual_hz: torch.Tensor) -> tuple[torch.Tenso
     return _median5(f0), voiced
 
 
-def _best_lag(strength: torch.Tensor, usual_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _best_lag(correlation: Correlation, usual_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    strength, first_lag = correlation.strength, correlation.first_lag
     inner = strength[..., 1:-1]
-    octave = torch.log2(torch.arange(_MIN_LAG, _MAX_LAG + 1, device=strength.device) / _MIN_LAG)
-    usual = torch.log2(INPUT_RATE / usual_hz.clamp(min=1.0) / _MIN_LAG)
+    octave = torch.log2(torch.arange(first_lag, _MAX_LAG + 1, device=strength.device) / first_lag)
+    usual = torch.log2(INPUT_RATE / usual_hz.clamp(min=1.0) / first_lag)
     away = (octave - usual[:, None]).abs() * (usual_hz > 0)[:, None]
     bias = OCTAVE_COST * octave + PRIOR_COST * away
     peak = (inner >= strength[..., :-2]) & (inner >= strength[..., 2:])
@@ -93,7 +96,7 @@ def _best_lag(strength: torch.Tensor, usual_hz: torch.Tensor) -> tuple[torch.Ten
     left, mid, right = (strength.gather(2, best + i)[..., 0] for i in range(3))
     curve = (left - 2 * mid + right).clamp(max=-1e-6)
     shift = (0.5 * (left - right) / curve).clamp(-0.5, 0.5)
-    return best[..., 0] + _MIN_LAG + shift, mid - 0.25 * (left - right) * shift
+    return best[..., 0] + first_lag + shift, mid - 0.25 * (left - right) * shift
 
 
 def _mostly(flags: torch.Tensor) -> torch.Tensor:
@@ -139,5 +142,5 @@ class AutocorrelationTracker(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         before = FRAME // 2  # frame i is centred on sample 160 i
         padded = F.pad(wave.float(), (before, before))
-        f0, voiced = track(correlate(padded), wave.new_zeros(wave.shape[0]))
+        f0, voiced = track(correlate(padded, HIGHEST_F0_HZ), wave.new_zeros(wave.shape[0]))
         return f0 * voiced

@@ -13,3 +13,12 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "fp16": torch.float16,
     "float16": torch.float16,
 }
+AUTO = "auto"
+
+
+def precision_of(name: str, model: str, device: str) -> torch.dtype:
+    """What a name means; ``AUTO``: bfloat16 for the bundled model where a CPU multiplies it natively, else float32."""
+    if name != AUTO:
+        return PRECISIONS[name]
+    native = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native and model == "nano" else torch.float32

@@ -135,7 +135,7 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ),
         ("FASTVC_WORKER__BLOCK_MS", "210", ["worker.block_ms", "multiple of 20"]),
         ("FASTVC_WORKER__BLOCK_MS", "60", ["worker", "must not exceed block_ms = 60"]),
-        ("FASTVC_WORKER__MIN_STEPS", "40", ["worker", "min_steps = 40 must not exceed steps = 2"]),
+        ("FASTVC_WORKER__MIN_STEPS", "40", ["worker", "min_steps = 40 must not exceed steps = 1"]),
         ("FASTVC_WORKER__VAD_OFF", "0.9", ["worker", "vad_off = 0.9 must not exceed vad_on = 0.5"]),
         ("FASTVC_WORKER__DIT_LEFT_MS", "9000", ["worker", "dit_left_ms = 9000 must not exceed left_ms"]),
         ("FASTVC_WORKER__GATHER_MS", "11", ["worker.gather_ms", "10"]),

@@ -106,14 +106,11 @@ def test_length_adjust(run: Callable[..., Result], tmp_path: Path) -> None:
     assert abs(len(soundfile.read(out)[0]) - 1.5 * 22_050) <= 1
 
 
-@pytest.mark.parametrize("model", ["v2", "nano"])
-def test_another_solver_makes_another_mel(run: Callable[..., Result], tmp_path: Path, model: str) -> None:
+def test_another_solver_makes_another_mel(run: Callable[..., Result], tmp_path: Path) -> None:
     source = speech(tmp_path / "a.wav", 1.0)
     made = []
     for solver in ("euler", "midpoint"):
-        result = run(
-            "--model", model, "--source-wav-path", source, "--solver", solver, "--output", tmp_path / "out.wav"
-        )
+        result = run("--model", "v2", "--source-wav-path", source, "--solver", solver, "--output", tmp_path / "out.wav")
         assert result.exit_code == 0, result.output
         made.append(soundfile.read(tmp_path / "out.wav")[0])
     assert made[0].shape == made[1].shape
@@ -127,6 +124,7 @@ def test_another_solver_makes_another_mel(run: Callable[..., Result], tmp_path: 
         (["--inference-cfg-rate", "0.5"], "--inference-cfg-rate: v2 does not know it"),
         (["--f0-condition"], "--f0-condition: v2 does not know it"),
         (["--model", "nano", "--anonymize"], "--anonymize: nano does not know it"),
+        (["--model", "nano", "--solver", "midpoint"], "--solver: nano has none"),
         (["--model", "nano", "--seed", "1"], "--seed: nano does not know it"),
     ],
 )

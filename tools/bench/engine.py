@@ -38,7 +38,7 @@ GOAL = {"sessions": 200, "ratio": 10.0, "share": 0.5, "first_ms": 100.0}  # of t
 @click.option(
     "--dtype", type=click.Choice(list(PRECISIONS)), help="Of the batched engine. [bf16 on CUDA, else float32]"
 )
-@click.option("--steps", type=click.IntRange(1, 100), help="[10; nano 2; --quick: 2]")
+@click.option("--steps", type=click.IntRange(1, 100), help="[10; nano 1; --quick: 2]")
 @click.option("--guidance", type=click.FloatRange(0, 10), help="[0.7; nano 0]")
 @click.option("--most", type=click.IntRange(1, 1024), help="Largest batch. [256 on CUDA, else 8]")
 @click.option("--repeats", type=click.IntRange(1, 1000), help="[20 on CUDA, else 3]")
@@ -75,7 +75,7 @@ def main(
             model,
             device,
             PRECISIONS[dtype],
-            steps or (2 if quick or nano else 10),
+            steps or (1 if nano else 2 if quick else 10),
             (0.0 if nano else 0.7) if guidance is None else guidance,
             most,
         )

@@ -1,4 +1,8 @@
-"""Judge conversions: ``python -m tools.evaluate [--model NAME] [--streaming] [--pairs FOLDER_OR_CSV] [--json FILE]``.
+"""Judge conversions: ``python -m tools.evaluate [--model NAME] [--streaming] [--pairs FOLDER_OR_CSV] [--json FILE]``,
+or ``--recordings FOLDER`` in place of pairs.
+
+Recordings are any folder of people who speak: each goes to every bundled voice and is counted with its language. The
+name of the folder that it lies in says what is spoken (``en``, ``it``, ...); where it does not, Whisper does.
 
 Pairs are a CSV with the columns ``source,target`` and, where there are any, ``output`` (already converted),
 ``other`` (another recording of the target's speaker), ``language`` (of the source) and ``group``; paths are relative to
@@ -11,8 +15,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +39,8 @@ from worker.models.weights.hub import DEFAULT_FOLDER
 ROOT = Path(__file__).resolve().parents[2]
 VOICES = ROOT / "worker/assets/voices"
 SUFFIXES = (".wav", ".flac", ".ogg")
+LANGUAGE = re.compile("[a-z]{2}")  # ISO 639-1
+STRANGERS_PERCENTILE = 95
 COLUMNS = ("to_target", "to_source", "before", "ceiling", "mos_output", "mos_copy", "mos_source", "cer", "f0_error")
 
 
@@ -67,17 +74,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, help="rate of classifier-free guidance (default: as file_vc)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--pairs", type=Path, help="CSV or folder (default: the bundled recordings)")
+    parser.add_argument("--recordings", type=Path, help="folder of recordings: to every bundled voice, by language")
     parser.add_argument("--json", type=Path, help="write all measures here")
     parser.add_argument("--keep", type=Path, help="keep outputs and spectrogram pictures in this folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    pairs = read_pairs(options.pairs) if options.pairs else bundled_pairs()
+    judges = Judges()
+    if options.recordings:
+        pairs = recorded_pairs(options.recordings, judges.language)
+    else:
+        pairs = read_pairs(options.pairs) if options.pairs else bundled_pairs()
     with tempfile.TemporaryDirectory() as folder:
         keep: Path = options.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)
         needed = any(pair.output is None for pair in pairs)
-        cases = evaluate(pairs, converter_of(options) if needed else None, keep)
+        cases = evaluate(judges, pairs, converter_of(options) if needed else None, keep)
     print(table(cases))
+    print(strangers(cases))
     if options.json:
         content = {
             "summary": {group: summary(rows) for group, rows in grouped(cases).items()},
@@ -117,6 +130,19 @@ def bundled_pairs() -> list[Pair]:
         for source, language in sources.items()
         for target in sorted(VOICES.glob("*.flac"))
     ]
+
+
+def recorded_pairs(folder: Path, language: Callable[[Wave], str]) -> list[Pair]:
+    """Every recording below a folder to every bundled voice, grouped by language. Raises ``FileNotFoundError`` where
+    there is none."""
+    pairs = []
+    for source in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        named = source.parent.name
+        spoken = named if LANGUAGE.fullmatch(named) and source.parent != folder else language(read(source))
+        pairs += [Pair(source, target, language=spoken, group=spoken) for target in sorted(VOICES.glob("*.flac"))]
+    if not pairs:
+        raise FileNotFoundError(f"{folder} holds no recording ({', '.join(SUFFIXES)})")
+    return pairs
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -161,9 +187,9 @@ def named(folder: Path, stem: str) -> Path | None:
     return next((folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
 
 
-def evaluate(pairs: list[Pair], converter: Converter | None, keep: Path) -> list[Case]:
+def evaluate(judges: Judges, pairs: list[Pair], converter: Converter | None, keep: Path) -> list[Case]:
     """Convert what has no output, judge everything, draw it."""
-    judges, cases = Judges(), []
+    cases = []
     for pair in tqdm(pairs, desc="pairs"):
         source, target = read(pair.source), read(pair.target)
         other = None if pair.other is None else read(pair.other)
@@ -217,6 +243,14 @@ def summary(cases: list[Case]) -> dict[str, float | int]:
             result[name] = float(np.median(values) if name == "f0_error" else np.mean(values))
     result["nearer"] = float(np.mean([case.measures.nearer for case in cases]))
     return result
+
+
+def strangers(cases: list[Case]) -> str:
+    """How alike the voices of different people already are, which is what likeness is worth: sources to targets."""
+    before = [case.measures.before for case in cases]
+    percentile = np.percentile(before, STRANGERS_PERCENTILE)
+    middle = np.median(before)
+    return f"sources and targets before: median {middle:.3f}, {STRANGERS_PERCENTILE}th percentile {percentile:.3f}"
 
 
 def table(cases: list[Case]) -> str:

@@ -1,8 +1,8 @@
 """Measures of a conversion by programs that share nothing with the models: likeness, quality, words, pitch.
 
 Resemblyzer (Wan et al., "Generalized End-to-End Loss for Speaker Verification", 2018) for likeness, DNSMOS (Reddy et
-al., "DNSMOS P.835", 2022) for quality, Whisper-tiny (Radford et al., 2022) for words, WORLD's DIO and StoneMask
-(Morise et al., 2016) for pitch. All come with the ``train`` extra.
+al., "DNSMOS P.835", 2022) for quality, Whisper (Radford et al., 2022) for words, WORLD's DIO and StoneMask (Morise et
+al., 2016) for pitch. All come with the ``train`` extra.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.quality.transcripts import Transcripts
 from tools.train.corpus import LEVEL, RATE, Wave
-from tools.train.teachers import SpeakerEncoder, WhisperTiny
+from tools.train.teachers import SpeakerEncoder
 
 CEILING_S = 4.0  # a recording shorter than this has no two halves worth comparing
-F0_HZ = (60.0, 500.0)
+F0_HZ = (60.0, 640.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Judges:
     def __init__(self) -> None:
         from speechmos import dnsmos
 
-        self._speaker, self._words, self._dnsmos = SpeakerEncoder(), WhisperTiny(), dnsmos
+        self._speaker, self._words, self._dnsmos = SpeakerEncoder(), Transcripts(), dnsmos
 
     def measure(
         self,
@@ -58,9 +59,9 @@ class Judges:
         language: str = "en",
     ) -> Measures:
         """Waves at 16 kHz. other: another recording of the target's speaker. copy: the source, copy-synthesised.
-        language: of the source; words are counted in English alone."""
+        language: of the source, ISO 639-1; empty: none whose words are to be counted."""
         of_source, of_target, of_output = (self.speaker(wave) for wave in (source, target, output))
-        said = self.words(source) if language == "en" else ""
+        said = self.words(source, language) if language else ""
         f0 = [median_hz(wave) for wave in (target, source, output)]
         return Measures(
             to_target=float(of_output @ of_target),
@@ -70,8 +71,8 @@ class Judges:
             mos_source=self.quality(source),
             mos_output=self.quality(output),
             mos_copy=None if copy is None else self.quality(copy),
-            cer=error_rate(self.words(output), said) if said else None,
-            cer_copy=error_rate(self.words(copy), said) if said and copy is not None else None,
+            cer=error_rate(self.words(output, language), said) if said else None,
+            cer_copy=error_rate(self.words(copy, language), said) if said and copy is not None else None,
             f0_target_hz=f0[0],
             f0_source_hz=f0[1],
             f0_output_hz=f0[2],
@@ -94,8 +95,12 @@ class Judges:
         scores = self._dnsmos.run(np.clip(levelled(wave), -1, 1), RATE)
         return float(scores["ovrl_mos"])
 
-    def words(self, wave: Wave) -> str:
-        return self._words.transcribe(levelled(wave))
+    def words(self, wave: Wave, language: str) -> str:
+        return self._words.of(levelled(wave), language)
+
+    def language(self, wave: Wave) -> str:
+        """ISO 639-1 code of what is spoken."""
+        return self._words.language(levelled(wave))
 
 
 def levelled(wave: Wave) -> Wave:

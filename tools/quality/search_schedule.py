@@ -1,6 +1,6 @@
 """Where a model's solver should step: positions searched on recordings by their distance to the many-step result.
 
-    python -m tools.search_schedule talk.wav more.wav --reference june.flac --model nano --steps 2 --steps 3 --steps 4
+    python -m tools.search_schedule talk.wav more.wav --reference june.flac --model tiny --steps 2 --steps 3 --steps 4
 
 Each recording gives a few windows with their noise. The result of 64 Euler steps is what every plan is held to: the
 root mean square of the difference of log-mels. Half of the windows are searched on, the other half judge. Beside the
@@ -23,6 +23,7 @@ from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.engines.diffusion.prompts import make_prompt
 from worker.geometry import UNIT_SAMPLES
 from worker.models.catalogue import load_model
+from worker.models.seedvc.dit import DiT
 from worker.models.seedvc.plan import METHODS, Plan, PlannedSolver
 from worker.models.weights import hub
 from worker.voices import Voice
@@ -59,8 +60,8 @@ class Row:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["nano", "tiny", "small", "base"]), default="nano")
-@click.option("--guidance", type=click.FloatRange(0, 10), help="[0.7; nano 0]")
+@click.option("--model", type=click.Choice(["tiny", "small", "base"]), default="tiny")
+@click.option("--guidance", type=click.FloatRange(0, 10), default=0.7)
 @click.option("--steps", multiple=True, type=click.IntRange(1, 30), default=(2, 3, 4))
 @click.option("--checkpoints", default=hub.DEFAULT_FOLDER, type=click.Path(path_type=Path))
 @click.option("--device", default="cpu")
@@ -70,7 +71,7 @@ def main(
     sources: tuple[Path, ...],
     reference: Path,
     model: str,
-    guidance: float | None,
+    guidance: float,
     steps: tuple[int, ...],
     checkpoints: Path,
     device: str,
@@ -79,8 +80,7 @@ def main(
 ) -> None:
     """Search the positions of a solver's steps."""
     torch.set_num_threads(threads)
-    rate = guidance if guidance is not None else 0.0 if model == "nano" else 0.7
-    pipeline = Planned(load_model(model, checkpoints), device=device, guidance=rate)
+    pipeline = Planned(load_model(model, checkpoints), device=device, guidance=guidance)
     prompt = make_prompt(pipeline, Voice(reference.stem, "", reference), PROMPT_S)
     windows = windows_of(pipeline, [Recording(source) for source in sources])
     rows = compare(pipeline, prompt, windows, steps)
@@ -91,7 +91,7 @@ def main(
             f"{row.method:<10} {row.schedule:<10} {row.steps:>5} {row.evaluations:>12} {row.distance:>9.4f}  {times}"
         )
     if json_path is not None:
-        report = {"model": model, "guidance": rate, "rows": [asdict(row) for row in rows]}
+        report = {"model": model, "guidance": guidance, "rows": [asdict(row) for row in rows]}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -101,7 +101,9 @@ class Planned(Pipeline):
     plan = Plan.of(1)
 
     def solver(self, steps: int) -> PlannedSolver:
-        return PlannedSolver(self.networks.dit, self.plan, self.guidance)
+        dit = self.networks.dit
+        assert isinstance(dit, DiT)
+        return PlannedSolver(dit, self.plan, self.guidance)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ content (wave -> features)   style (wave -> vector)   f0 (wave -> Hz)   regulato
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
@@ -17,11 +17,16 @@ from worker.models.weights.checkpoints import CheckpointError
 if TYPE_CHECKING:
     from worker.models.published.mel import MelConfig, MelSpectrogram
     from worker.models.seedvc.dit import DiT
-    from worker.models.seedvc.regulator import LengthRegulator
 
 F0_RATE = 100  # frames a second of every tracker
 MEMORY_SHARE = 0.95  # of the free memory that weights may take
-FRONT_END_BUFFERS = ("window", "filters")  # of spectra, which are computed in float32 whatever the network's precision
+FRONT_END_BUFFERS = (
+    "window",
+    "filters",
+    "area",
+    "spread",
+    "dead",
+)  # of spectra, computed in float32 whatever the precision
 
 
 class ContentFeatures(nn.Module):
@@ -48,6 +53,44 @@ class Vocoder(nn.Module):
         raise NotImplementedError
 
 
+class Regulator(nn.Module):
+    """Content and pitch to the mel frames' condition; called as ``LengthRegulator`` is."""
+
+
+class Widths(Protocol):
+    """Sizes of what a decoder is given."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def style_width(self) -> int: ...
+
+
+class OneStep(nn.Module):
+    """A decoder that says the mel at once, where others are solved for it; what it hears of a reference is computed
+    once a voice."""
+
+    config: Widths
+    memory_shape: tuple[int, int, int]  # of a reference's frame: depth, 2, width
+
+    def remember(self, mel: Tensor, condition: Tensor, style: Tensor, lens: Tensor | None = None) -> Tensor:
+        """A reference's memory ``[B, depth, 2, P, D]``: mel ``[B, C, P]``, condition ``[B, P, D]``, style ``[B, S]``.
+        lens: int64 ``[B]``, valid frames; None: all."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        condition: Tensor,
+        style: Tensor,
+        memory: Tensor,
+        memory_lens: Tensor | None = None,
+        lens: Tensor | None = None,
+    ) -> Tensor:
+        """Mel ``[B, C, M]`` of a condition ``[B, M, D]``. The lens, int64 ``[B]``, are valid frames; None: all."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Networks:
     """One model. Modules are in evaluation mode on one device; ``tracker`` is None for models without f0."""
@@ -56,8 +99,8 @@ class Networks:
     content: ContentFeatures
     style: nn.Module
     mel: MelSpectrogram
-    regulator: LengthRegulator
-    dit: DiT
+    regulator: Regulator
+    dit: DiT | OneStep
     vocoder: Vocoder
     tracker: nn.Module | None
 

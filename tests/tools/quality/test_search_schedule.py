@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from shared.config import ROOT
+from tests.support.reduced import reduced, write_hub
 from tools.quality.search_schedule import PROMPT_S, Planned, compare, search, windows_of
 from worker.engines.diffusion.offline import Recording
 from worker.engines.diffusion.prompts import make_prompt
 from worker.models.catalogue import load_model
+from worker.models.seedvc import spec
 from worker.models.seedvc.plan import Plan
 from worker.voices import Voice
 
@@ -25,10 +28,14 @@ def test_the_search_finds_the_lowest_place() -> None:
     assert found.times[3] == 1
 
 
-def test_the_bundled_model_on_a_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_small_model_on_a_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setitem(spec.SPECS, "tiny", reduced("tiny"))  # type: ignore[arg-type]
+    write_hub(tmp_path, spec.SPECS["tiny"])
     monkeypatch.setattr("tools.quality.search_schedule.MANY_STEPS", 6)
     monkeypatch.setattr("tools.quality.search_schedule.LAST_MOVE", 0.16)
-    pipeline = Planned(load_model("nano", tmp_path), guidance=0.0)
+    pipeline = Planned(load_model("tiny", tmp_path), guidance=0.0)
     reference = ROOT / "worker/assets/voices/june.flac"
     prompt = make_prompt(pipeline, Voice("june", "", reference), PROMPT_S)
     windows = windows_of(pipeline, [Recording(ROOT / "worker/assets/samples/sample.flac")])

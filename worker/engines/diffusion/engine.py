@@ -26,7 +26,7 @@ from worker.models import fused
 from worker.models.catalogue import load_model
 from worker.models.networks import F0_RATE
 from worker.models.seedvc.flow import RowOptions
-from worker.precision import PRECISIONS
+from worker.precision import precision_of
 from worker.timings import Laps, Stopwatch
 from worker.voices import Voice, offered_voices
 
@@ -109,10 +109,16 @@ class DiffusionEngine:
         retrieval_rate: float = 0.0,
         graphs: bool = True,
     ) -> None:
+<<<<<<< HEAD
         """steps: the most of any call. max_guidance, max_f0_shift: limits of a session's wishes; where the worker has
         no guidance a session has none, because it would double the cost of everybody's batch. indexes: of voices, each
         a name. retrieval_rate: of sessions with such a voice that do not say. graphs: capture CUDA graphs where there
         is CUDA.
+=======
+        """steps: the most of any call; a model of one step takes one. max_guidance, max_f0_shift: limits of a session's
+        wishes; where the worker has no guidance a session has none, because it would double the cost of everybody's
+        batch. graphs: capture CUDA graphs where there is CUDA.
+>>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
 
         A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for a
         geometry that does not fit.
@@ -123,6 +129,7 @@ class DiffusionEngine:
             raise ValueError(f"dit_left_ms must be within {UNIT_MS} and left_ms, got {dit_left_units * UNIT_MS}")
         self.geometry = geometry
         self.name = pipeline.networks.name
+        steps = 1 if pipeline.one_step else steps
         self.max_steps = steps
         self.limits = OptionLimits(
             steps,
@@ -234,7 +241,7 @@ class DiffusionEngine:
         lap("regulator")
         units = rows.position - self.geometry.window_units + lengths.dropped_units
         start = torch.div(units * config.rate, UNITS_A_SECOND * config.hop, rounding_mode="floor")
-        noise = pipeline.mel_noise.take(start + rows.seed, lengths.mel_frames)
+        noise = pipeline.mel_noise_at(start + rows.seed, lengths.mel_frames)
         options = RowOptions(rows.steps, rows.guidance if pipeline.guidance > 0 else None) if mixed else None
         mel = pipeline.solve(condition, prompts, noise, steps, rows=options)
         lap("dit")
@@ -266,7 +273,7 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
     pipeline = Pipeline(
         load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path),
         device=device,
-        dtype=PRECISIONS[config.precision],
+        dtype=precision_of(config.precision, config.model, device),
         guidance=config.guidance,
         schedule=config.schedule,
     )

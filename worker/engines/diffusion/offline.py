@@ -176,7 +176,7 @@ class FileConverter:
         condition = pipeline.condition(content, max(frames), f0, frame_lens, unit_lens)
         start = torch.tensor([self._frame(window.begin) for window in windows], device=device)
         seed = torch.full_like(start, session_seed("file"))
-        noise = pipeline.mel_noise.take(start + seed, max(frames))
+        noise = pipeline.mel_noise_at(start + seed, max(frames))
         prompts = Prompts.of([self._prompt] * len(windows))
         lens = None if len(set(frames)) == 1 else frame_lens
         mel = pipeline.solve(condition, prompts, noise, self.options.steps, lens)

@@ -2,6 +2,8 @@
 
     content -> regulator (+ f0) -> [prompt | source] -> solver -> mel -> vocoder
 
+A decoder of one step needs neither solver nor noise, and looks at the prompt's memory instead of the prompt.
+
 Every step takes a batch. What varies between rows are lengths and values, never the code that runs.
 """
 
@@ -10,12 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engines.diffusion.noise import NoiseTape, PhaseTable
 from worker.geometry import UNITS_A_SECOND
+<<<<<<< HEAD
 from worker.models import fused
 from worker.models.networks import F0_RATE, Networks
+=======
+from worker.models.networks import F0_RATE, Networks, OneStep
+>>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
 from worker.models.seedvc.flow import FlowSolver, RowOptions, Schedule
 from worker.models.seedvc.plan import Method, Plan, PlannedSolver
 
@@ -31,6 +38,7 @@ class Prompt:
     mel: Tensor  # [C, P]
     style: Tensor  # [S]
     f0_hz: float  # median over voiced frames, 0 where the model tracks none or found none
+    memory: Tensor | None = None  # [depth, 2, P, D], of a decoder of one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Prompts:
     style: Tensor  # [B, S]
     f0_hz: Tensor  # [B]
     lens: Tensor | None  # int64 [B]
+    memory: Tensor | None = None  # [B, depth, 2, P, D]
 
     @classmethod
     def of(cls, prompts: list[Prompt]) -> Prompts:
@@ -50,12 +59,17 @@ class Prompts:
         condition = torch.nn.utils.rnn.pad_sequence([prompt.condition for prompt in prompts], batch_first=True)
         mel = torch.nn.utils.rnn.pad_sequence([prompt.mel.T for prompt in prompts], batch_first=True).transpose(1, 2)
         device = mel.device
+        memory = None
+        if prompts[0].memory is not None:
+            room = max(lens)
+            memory = torch.stack([F.pad(p.memory, (0, 0, 0, room - p.memory.shape[2])) for p in prompts])  # type: ignore[union-attr,arg-type]
         return cls(
             condition,
             mel,
             torch.stack([prompt.style for prompt in prompts]),
             torch.tensor([prompt.f0_hz for prompt in prompts], device=device),
             torch.tensor(lens, device=device) if len(set(lens)) > 1 else None,
+            memory,
         )
 
 
@@ -93,6 +107,7 @@ class Pipeline:
 
     def _made(self, steps: int) -> FlowSolver:
         dit = self.networks.dit
+        assert not isinstance(dit, OneStep), "there is nothing to solve"
         if self.method == "euler":
             return FlowSolver(dit, steps=steps, guidance=self.guidance, schedule=self.schedule)
         return PlannedSolver(dit, Plan.of(steps, self.schedule, self.method), self.guidance)
@@ -100,6 +115,11 @@ class Pipeline:
     def mel_frames(self, units: int) -> int:
         """Mel frames that cover so many content frames, rounded up."""
         return -(-units * self.mel_config.rate // (UNITS_A_SECOND * self.mel_config.hop))
+
+    @property
+    def one_step(self) -> bool:
+        """Whether the mel is said at once, whatever the number of steps, and without noise."""
+        return isinstance(self.networks.dit, OneStep)
 
     @torch.inference_mode()
     def prompt(self, wave: Tensor, fine: Tensor) -> Prompt:
@@ -113,7 +133,10 @@ class Pipeline:
         if f0 is not None and bool((f0 > 0).any()):
             median = float(f0[f0 > 0].log().median().exp())
         style: Tensor = networks.style(wave)
-        return Prompt(condition[0], mel[0], style[0].float(), median)
+        memory = None
+        if isinstance(networks.dit, OneStep):
+            memory = networks.dit.remember(mel, condition, style)[0]
+        return Prompt(condition[0], mel[0], style[0].float(), median, memory)
 
     def condition(
         self,
@@ -139,12 +162,18 @@ class Pipeline:
         self,
         condition: Tensor,
         prompts: Prompts,
-        noise: Tensor,
+        noise: Tensor | None,
         steps: int,
         lens: Tensor | None = None,
         rows: RowOptions | None = None,
     ) -> Tensor:
-        """Mel ``[B, C, M]`` of the source alone. condition: ``[B, M, D]``. noise: ``[B, C, M]``. lens: valid frames."""
+        """Mel ``[B, C, M]`` of the source alone. condition: ``[B, M, D]``. noise: ``[B, C, M]``, of ``mel_noise_at``.
+        lens: valid frames."""
+        if isinstance(self.networks.dit, OneStep):
+            assert prompts.memory is not None
+            mel: Tensor = self.networks.dit(condition, prompts.style, prompts.memory, prompts.lens, lens)
+            return mel
+        assert noise is not None
         length, room = condition.shape[1], prompts.mel.shape[-1]
         mu = torch.cat([prompts.condition, condition], dim=1)
         total = torch.cat([noise.new_zeros(*noise.shape[:2], room), noise], dim=2)
@@ -161,6 +190,11 @@ class Pipeline:
         mel = self.solver(steps)(total, mu, prompts.mel, prompts.style, own, prompts.lens, rows)
         back = prompt_lens + torch.arange(length, device=mu.device)
         return mel.gather(2, back[:, None].expand(-1, mel.shape[1], -1))
+
+    def mel_noise_at(self, start: Tensor, length: int) -> Tensor | None:
+        """What the solver starts from, ``[B, C, length]``, from frames ``start [B]`` of the tape; None where nothing is
+        solved."""
+        return None if self.one_step else self.mel_noise.take(start, length)
 
     def vocode(self, mel: Tensor, f0: Tensor | None, start: Tensor, seed: Tensor) -> Tensor:
         """Wave ``[B, hop T]`` of a mel ``[B, C, T]``. f0: Hz ``[B, T]``. start: int64 ``[B]``, the stream's sample at

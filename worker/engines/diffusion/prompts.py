@@ -19,6 +19,7 @@ from torch import Tensor
 from worker.engine import PoolFull
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.geometry import INPUT_RATE
+from worker.models.networks import OneStep
 from worker.voices import Voice, VoiceError, load_voice, usable
 
 
@@ -73,6 +74,11 @@ class PromptBank:
         self._style = torch.zeros(count, pipeline.networks.dit.config.style_width, device=device)
         self._f0_hz = torch.zeros(count, device=device)
         self._lens = torch.zeros(count, dtype=torch.int64, device=device)
+        self._memory = None
+        if isinstance(pipeline.networks.dit, OneStep):
+            depth, pair, width = pipeline.networks.dit.memory_shape
+            dtype = next(pipeline.networks.dit.parameters()).dtype
+            self._memory = torch.zeros(count, depth, pair, room, width, dtype=dtype, device=device)
         self._compute()
 
     def _compute(self) -> None:
@@ -118,7 +124,8 @@ class PromptBank:
     def take(self, rows: Tensor) -> Prompts:
         """rows: int64 ``[B]``."""
         lens = self._lens[rows] if self.ragged else None
-        return Prompts(self._condition[rows], self._mel[rows], self._style[rows], self._f0_hz[rows], lens)
+        memory = None if self._memory is None else self._memory[rows]
+        return Prompts(self._condition[rows], self._mel[rows], self._style[rows], self._f0_hz[rows], lens, memory)
 
     def _put(self, name: str, guest: Voice | None = None) -> None:
         voice = guest or self._voices[name]
@@ -137,5 +144,7 @@ class PromptBank:
         self._mel[row, :, :length] = prompt.mel
         self._mel[row, :, length:] = 0
         self._style[row], self._f0_hz[row], self._lens[row] = prompt.style, prompt.f0_hz, length
+        if self._memory is not None and prompt.memory is not None:
+            self._memory[row, :, :, :length] = prompt.memory
         self._free.pop()  # only now: whatever failed above has cost no row
         self._row[name] = row

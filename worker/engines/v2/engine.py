@@ -29,7 +29,7 @@ from worker.models.catalogue import FineTuned
 from worker.models.seedvc2.flow import Rates, RowOptions2
 from worker.models.seedvc2.model import SeedVc2
 from worker.models.seedvc2.regulator import STAGES, Moments
-from worker.precision import PRECISIONS
+from worker.precision import precision_of
 from worker.timings import Laps, Stopwatch
 from worker.voices import Voice, offered_voices
 
@@ -258,7 +258,7 @@ def make(config: WorkerConfig, device: str) -> V2Engine:
     pipeline = V2Pipeline(
         SeedVc2().load(config.checkpoints_dir, own),
         device=device,
-        dtype=PRECISIONS[config.precision],
+        dtype=precision_of(config.precision, config.model, device),
         rates=Rates(config.intelligibility, config.similarity),
         schedule=config.schedule,
     )

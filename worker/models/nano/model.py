@@ -10,18 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worker.models.nano.content import NanoContent
+from worker.models.nano.decoder import NanoDecoder
+from worker.models.nano.regulator import NanoRegulator
 from worker.models.nano.style import NanoStyle
 from worker.models.nano.vocoder import NanoVocoder
 from worker.models.published.mel import NANO, MelConfig
-from worker.models.seedvc.dit import DiT, DiTConfig
-from worker.models.seedvc.regulator import LengthRegulator, RegulatorConfig
 from worker.models.weights.checkpoints import CheckpointError, first_line
 
 WEIGHTS = Path(__file__).parents[2] / "assets" / "nano" / "nano.safetensors"
-NANO_DIT = DiTConfig(
-    mel_bins=80, width=192, depth=5, tokens=False, wavenet=False, style_width=256, direct=True, kernel=7
-)
-NANO_REGULATOR = RegulatorConfig(content_width=256, width=192, pitch=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +26,8 @@ class NanoNetworks:
 
     content: NanoContent
     style: NanoStyle
-    regulator: LengthRegulator
-    dit: DiT
+    regulator: NanoRegulator
+    decoder: NanoDecoder
     vocoder: NanoVocoder
     mel: MelConfig = NANO
 
@@ -40,14 +36,14 @@ class NanoNetworks:
             "content": self.content,
             "style": self.style,
             "regulator": self.regulator,
-            "dit": self.dit,
+            "decoder": self.decoder,
             "vocoder": self.vocoder,
         }
 
 
 def blank() -> NanoNetworks:
     """With random weights."""
-    return NanoNetworks(NanoContent(), NanoStyle(), LengthRegulator(NANO_REGULATOR), DiT(NANO_DIT), NanoVocoder())
+    return NanoNetworks(NanoContent(), NanoStyle(), NanoRegulator(), NanoDecoder(), NanoVocoder())
 
 
 def load_nano(path: Path = WEIGHTS) -> NanoNetworks:

@@ -73,7 +73,7 @@ def load_bundled(path: Path = WEIGHTS) -> Networks:
         style=nano.style,
         mel=MelSpectrogram(nano.mel),
         regulator=nano.regulator,
-        dit=nano.dit,
+        dit=nano.decoder,
         vocoder=PulseVocoder(nano.vocoder).eval(),
         tracker=AutocorrelationTracker(),
     )

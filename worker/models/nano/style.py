@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.models.nano.blocks import MEL_MEAN, MEL_SCALE, ConvBlock
+from worker.models.nano.blocks import MEL_SCALE, ConvBlock
 from worker.models.published.mel import MelConfig, MelSpectrogram
 
 STYLE_MEL = MelConfig(rate=16_000, n_fft=1024, hop=320, bins=80, fmax=8000.0)
@@ -37,10 +37,15 @@ class NanoStyle(nn.Module):
         self.weight = nn.Linear(config.width, 1)
         self.output = nn.Linear(2 * config.width, config.style)
 
+    def start(self, mel: Tensor) -> Tensor:
+        """Log-mel frames ``[B, T, 80]`` to what the blocks begin with, ``[B, T, width]``."""
+        mel = mel - mel.mean(dim=(1, 2), keepdim=True)  # the level says nothing of the voice
+        out: Tensor = self.input(mel / MEL_SCALE)
+        return out
+
     def embed(self, mel: Tensor) -> Tensor:
         """Log-mel frames ``[B, T, 80]`` to unit vectors ``[B, style]``: mean and deviation over frames that count."""
-        mel = mel - mel.mean(dim=(1, 2), keepdim=True) + MEL_MEAN  # the level says nothing of the voice
-        x = self.input((mel - MEL_MEAN) / MEL_SCALE)
+        x = self.start(mel)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)

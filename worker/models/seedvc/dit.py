@@ -38,10 +38,7 @@ class DiTConfig:
 
     ``tokens``: time and style enter as two tokens in front of the frames, and blocks have plain norms; otherwise the
     style is merged into every frame and the time scales every norm. ``wavenet``: long skip and WaveNet head instead of
-    the two-layer head. ``direct``: the head's output is the clean mel as the network hears it and the velocity follows
-    from it, so a narrow network need not carry the noise through all its blocks. ``kernel``: frames (odd) of a
-    depthwise convolution in front of every feed-forward, from which a small network learns sooner than from attention
-    how speech moves from frame to frame; 0: none.
+    the two-layer head.
     """
 
     mel_bins: int
@@ -50,8 +47,6 @@ class DiTConfig:
     tokens: bool
     wavenet: bool
     style_width: int = 192
-    direct: bool = False
-    kernel: int = 0
 
     @property
     def heads(self) -> int:
@@ -91,7 +86,6 @@ class Times:
     token: Tensor  # [S, 1, D]
     blocks: Tensor | None  # [S, depth, 2, 2, 1, D]: attention or ffn norm, gain or bias; None where blocks ignore time
     norm: Tensor  # [S, 2, 1, D]
-    left: Tensor  # float32 [S, 1, 1], 1 - t
     head: tuple[Tensor, ...]  # the head's own, each [S, ...]
 
     def at(self, step: int) -> Times:
@@ -99,13 +93,13 @@ class Times:
         row = slice(step, step + 1)
         blocks = None if self.blocks is None else self.blocks[row]
         head = tuple(part[row] for part in self.head)
-        return Times(self.token[row], blocks, self.norm[row], self.left[row], head)
+        return Times(self.token[row], blocks, self.norm[row], head)
 
     def rows(self, index: Tensor) -> Times:
         """Rows ``index [R]``: a time for each row of a batch."""
         blocks = None if self.blocks is None else self.blocks[index]
         head = tuple(part[index] for part in self.head)
-        return Times(self.token[index], blocks, self.norm[index], self.left[index], head)
+        return Times(self.token[index], blocks, self.norm[index], head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,23 +234,6 @@ class FeedForward(nn.Module):
         return out
 
 
-class FrameMix(nn.Module):
-    """Depthwise convolution over time that starts as the identity."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        nn.init.dirac_(self.conv.weight, groups=width)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """x: ``[R, N, D]``. valid: bool ``[R, N, 1]``, frames that there are; None: all."""
-        if valid is not None:
-            x = x * valid
-        out: Tensor = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return out
-
-
 class Block(nn.Module):
     """Pre-norm attention and feed-forward. ``takes_skip``: it starts by merging an earlier block's output."""
 
@@ -268,7 +245,6 @@ class Block(nn.Module):
         self.ffn_norm = norm(config.width)
         self.feed_forward = FeedForward(config.width, config.ffn_width)
         self.skip_in_linear = nn.Linear(2 * config.width, config.width) if takes_skip else None
-        self.mix = FrameMix(config.width, config.kernel) if config.kernel else None
 
     def modulation(self, time: Tensor) -> Tensor:
         """Gains and biases of both norms, ``[S, 2, 2, 1, D]``. Adaptive norms only."""
@@ -287,10 +263,15 @@ class Block(nn.Module):
             x, y = add_normalise(x, made, None, self.ffn_norm.norm.weight)
         else:
             attention_norm, ffn_norm = modulation.unbind(1)
+<<<<<<< HEAD
             made = self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
             x, y = add_normalise(x, made, None, *ffn_norm.unbind(1))
         if self.mix is not None:
             y = self.mix(y, None if key_mask is None else key_mask[:, 0, 0, :, None])
+=======
+            x = x + self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
+            y = normalise(x, *ffn_norm.unbind(1))
+>>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
         return x + self.feed_forward(y)
 
 
@@ -380,7 +361,7 @@ class DiT(nn.Module):
         if not self.config.tokens:
             blocks = self.transformer.modulation(time)
         norm, head = self.transformer.norm.modulation(time), self.output.modulation(t, time)
-        return Times(time[:, None], blocks, norm, (1 - t.float())[:, None, None], head)
+        return Times(time[:, None], blocks, norm, head)
 
     def conditions(
         self, prompt_x: Tensor, style: Tensor, mu: Tensor, lens: Tensor | None = None, *, with_null: bool = False
@@ -426,8 +407,6 @@ class DiT(nn.Module):
         hidden = self.transformer(hidden, times, conditions.rotary, conditions.key_mask)
         hidden = hidden[:, self.config.token_count :]
         out: Tensor = self.output(hidden, frames, conditions.lens, *times.head)
-        if self.config.direct:
-            out = (out.float() - x.float().repeat(rows, 1, 1)) / times.left
         return out.to(x.dtype)
 
     def forward(self, x: Tensor, prompt_x: Tensor, lens: Tensor | None, t: Tensor, style: Tensor, mu: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worker.models.networks import Regulator
 from worker.models.seedvc import files
 from worker.models.weights.published import PublishedNetwork, as_published
 
@@ -77,7 +78,7 @@ class ItemNorm(nn.Module):
         return y.to(x.dtype)
 
 
-class LengthRegulator(nn.Module):
+class LengthRegulator(Regulator):
     def __init__(self, config: RegulatorConfig) -> None:
         super().__init__()
         self.config = config
