@@ -32,6 +32,8 @@ FRONT_END_BUFFERS = (
 class ContentFeatures(nn.Module):
     """Features at 50 frames a second of a wave ``[B, n]`` at 16 kHz: ``[B, N, width]``."""
 
+    moment: int = 0  # of the width, at its end, numbers of the moment and not of what is said
+
     def forward(self, wave: Tensor, lens: Tensor | None = None) -> Tensor:
         """lens: int64 ``[B]``, valid samples of each item (None: all). Beyond ``frames(lens)`` nothing is meant."""
         raise NotImplementedError

@@ -36,16 +36,11 @@ def test_a_call_stays_on_the_device(engine: Any, ragged: bool) -> None:
         engine.indexes = IndexBank({"june": Index(torch.rand(9, 256), "")}, torch.device("cpu"), torch.float32)
     rows = timing.rows_of(engine, timing.fill(engine, 3))
     engine.bank.ragged = ragged
-<<<<<<< HEAD
-    solver, pipeline = engine.pipeline.solver(STEPS), engine.pipeline
-    indexes = getattr(engine, "indexes", None)
-    solver.prepare_rows()
-=======
     pipeline, solver = engine.pipeline, None
+    indexes = getattr(engine, "indexes", None)
     if engine.name != "nano":  # it has none
         solver = pipeline.solver(STEPS)
         solver.prepare_rows()
->>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
     with fake_cuda():
         for part in pipeline.networks.parts().values():
             moved(part)

@@ -109,16 +109,10 @@ class DiffusionEngine:
         retrieval_rate: float = 0.0,
         graphs: bool = True,
     ) -> None:
-<<<<<<< HEAD
-        """steps: the most of any call. max_guidance, max_f0_shift: limits of a session's wishes; where the worker has
-        no guidance a session has none, because it would double the cost of everybody's batch. indexes: of voices, each
-        a name. retrieval_rate: of sessions with such a voice that do not say. graphs: capture CUDA graphs where there
-        is CUDA.
-=======
         """steps: the most of any call; a model of one step takes one. max_guidance, max_f0_shift: limits of a session's
         wishes; where the worker has no guidance a session has none, because it would double the cost of everybody's
-        batch. graphs: capture CUDA graphs where there is CUDA.
->>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
+        batch. indexes: of voices, each a name. retrieval_rate: of sessions with such a voice that do not say. graphs:
+        capture CUDA graphs where there is CUDA.
 
         A reference of no use is left out with a warning. Raises ``VoiceError`` if none is of use, ``ValueError`` for a
         geometry that does not fit.
@@ -228,7 +222,9 @@ class DiffusionEngine:
         prompts = self.bank.take(rows.prompt)
         content = pipeline.networks.content(rows.window)[:, lengths.dropped_units :][:, : lengths.kept_units]
         if self.indexes is not None:
+            own = content[..., content.shape[-1] - pipeline.networks.content.moment :]
             content = self.indexes.mix(content, rows.index, rows.retrieval)
+            content = torch.cat([content[..., : content.shape[-1] - own.shape[-1]], own], dim=-1)
         lap("content")
         f0, pitches = None, rows.pitches
         if pipeline.networks.tracker is not None:

@@ -17,12 +17,8 @@ from torch import Tensor
 
 from worker.engines.diffusion.noise import NoiseTape, PhaseTable
 from worker.geometry import UNITS_A_SECOND
-<<<<<<< HEAD
 from worker.models import fused
-from worker.models.networks import F0_RATE, Networks
-=======
 from worker.models.networks import F0_RATE, Networks, OneStep
->>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
 from worker.models.seedvc.flow import FlowSolver, RowOptions, Schedule
 from worker.models.seedvc.plan import Method, Plan, PlannedSolver
 

@@ -20,6 +20,8 @@ from worker.pitch import AutocorrelationTracker
 
 
 class NanoFeatures(ContentFeatures):
+    moment = 1  # the loudness
+
     def __init__(self, encoder: NanoContent) -> None:
         super().__init__()
         self.encoder = encoder

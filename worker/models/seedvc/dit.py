@@ -263,15 +263,8 @@ class Block(nn.Module):
             x, y = add_normalise(x, made, None, self.ffn_norm.norm.weight)
         else:
             attention_norm, ffn_norm = modulation.unbind(1)
-<<<<<<< HEAD
             made = self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
             x, y = add_normalise(x, made, None, *ffn_norm.unbind(1))
-        if self.mix is not None:
-            y = self.mix(y, None if key_mask is None else key_mask[:, 0, 0, :, None])
-=======
-            x = x + self.attention(normalise(x, *attention_norm.unbind(1)), rotary, key_mask)
-            y = normalise(x, *ffn_norm.unbind(1))
->>>>>>> 4e293ce (nano: a model that keeps the words of strangers, in one step; judges for any language; training on a GPU against the clock)
         return x + self.feed_forward(y)
 
 
