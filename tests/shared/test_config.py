@@ -197,7 +197,7 @@ def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
 
 def test_a_profile_of_workers_stands_in_for_the_worker_section_alone() -> None:
     config = load(profile="prod", environ={}, worker_profile="shift")
-    assert (config.worker.model, config.worker.block_ms, config.worker.precision) == ("shift", 200, "float32")
+    assert (config.worker.model, config.worker.block_ms, config.worker.precision) == ("shift", 200, "auto")
     assert config.gateway.host == "0.0.0.0"
     assert (
         load(profile="prod", environ={"FASTVC_WORKER__BLOCK_MS": "400"}, worker_profile="shift").worker.block_ms == 400

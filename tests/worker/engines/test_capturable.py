@@ -33,7 +33,7 @@ def engine(model: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_a_call_stays_on_the_device(engine: Any, ragged: bool) -> None:
     if isinstance(engine, DiffusionEngine) and engine.name == "nano":
-        engine.indexes = IndexBank({"june": Index(torch.rand(9, 256), "")}, torch.device("cpu"), torch.float32)
+        engine.indexes = IndexBank({"june": Index(torch.rand(9, 65), "")}, torch.device("cpu"), torch.float32)
     rows = timing.rows_of(engine, timing.fill(engine, 3))
     engine.bank.ragged = ragged
     pipeline, solver = engine.pipeline, None

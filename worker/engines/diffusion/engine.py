@@ -266,8 +266,11 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
     voices = offered_voices(config.voices_dir)
     if not config.kernels:
         fused.switch(on=False)
+    networks = load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path)
+    # An index names the weights as they are in the file, before they are rounded to a precision.
+    indexes = indexes_of(config.voices_dir, voices, config.model, networks.content)
     pipeline = Pipeline(
-        load_model(config.model, config.checkpoints_dir, config.dit_checkpoint_path, config.dit_config_path),
+        networks,
         device=device,
         dtype=precision_of(config.precision, config.model, device),
         guidance=config.guidance,
@@ -285,7 +288,7 @@ def make(config: WorkerConfig, device: str) -> DiffusionEngine:
         steps=config.steps,
         max_guidance=config.max_guidance,
         max_f0_shift=config.max_f0_shift,
-        indexes=indexes_of(config.voices_dir, voices, config.model, pipeline.networks.content),
+        indexes=indexes,
         retrieval_rate=config.retrieval_rate,
         graphs=config.graphs,
     )
