@@ -169,7 +169,7 @@ async def test_different_models_side_by_side_are_chosen_by_name(tmp_path: Path) 
     try:
         _, listed = await asyncio.to_thread(serve.get, "/models")
         assert listed["default"] == "shift"
-        assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 500}
+        assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 240}
         wave = read_source(SAMPLE, 16_000)[:32_000]
         async with aiohttp.ClientSession() as http:
             for model, block_ms in (("nano", 500), ("shift", 200), (None, 200)):
