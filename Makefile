@@ -73,6 +73,7 @@ fuzz: venv
 
 # An hour: 10^4 short sessions that end in every way beside one long call; memory, descriptors, threads, and a plot.
 soak: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m tests.chaos.soak --json outputs/soak.json
 
 lint: venv

@@ -28,8 +28,10 @@ from tools.client.client import CallConfig
 from tools.client.latency import answer_latencies_ms
 from tools.client.resuming import ResumingCall, resuming_call
 
-_WARM = 0.34  # of the time; then growth counts
+_WARM = 0.34  # of the time; then growth counts, and not before
+_REMEMBERED = 2000  # calls were made, which the gateway remembers the figures of
 _GROWTH = 0.03
+_POOLS = 4  # threads of pools that are made when so many are needed at once
 _AT_ONCE = 6
 _PLACES = 32
 _COMPLAINTS = ("leaked semaphore", "never awaited", "Task was destroyed", "Traceback")
@@ -44,19 +46,22 @@ class Look:
     memory: float
     descriptors: int
     threads: int
+    semaphores: int  # by name, that it has mapped
+    done: int  # short sessions until then
 
 
-def semaphores() -> int:
-    """Of the host, by name."""
-    return sum(1 for _ in Path("/dev/shm").glob("sem.*"))
+def semaphores(pid: int) -> int:
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    return len({line.split()[-1] for line in maps if "/dev/shm/sem." in line})
 
 
-def looks(where: Place, began: float) -> list[Look]:
+def looks(where: Place, began: float, done: int) -> list[Look]:
     found = []
     for name, process in where.running.items():
         one = psutil.Process(process.pid)
         memory = one.memory_full_info().uss / 1e6
-        found.append(Look(time.monotonic() - began, name, memory, one.num_fds(), one.num_threads()))
+        at_s, named = time.monotonic() - began, semaphores(process.pid)
+        found.append(Look(at_s, name, memory, one.num_fds(), one.num_threads(), named, done))
     return found
 
 
@@ -136,7 +141,6 @@ async def soak(
 ) -> tuple[list[Look], ResumingCall, list[str], int]:
     """What was seen, the long call, what did not hold, and how many short sessions there were."""
     rng = random.Random(seed)
-    before = semaphores()
     with place(folder, workers=1, settings={"WORKER__MAX_SESSIONS": _PLACES}) as where:
         await where.until(lambda: where.workers_at() == 1)
         began = time.monotonic()
@@ -146,7 +150,7 @@ async def soak(
 
         async def look_on() -> None:
             while True:
-                seen.extend(await asyncio.to_thread(looks, where, began))
+                seen.extend(await asyncio.to_thread(looks, where, began, done))
                 await asyncio.sleep(max(1.0, seconds / 200))
 
         async def visitor(share: int) -> None:
@@ -168,7 +172,7 @@ async def soak(
         made = await calling
         await where.until(lambda: where.figure("fastvc_sessions") == 0, 60)
         looking.cancel()
-        seen += looks(where, began)
+        seen += looks(where, began, done)
         problems = check(0, 1, wave, made).faults
         problems += [f"long call: block {block} concealed" for block in check(0, 1, wave, made).concealed]
         problems += growth(seen) + drift(made)
@@ -178,25 +182,29 @@ async def soak(
             problems += [f"{name} ended with {code}"] if code else []
         said = where.logs()
         problems += [f"said at the end: {words}" for words in _COMPLAINTS if words in said]
-        if (left := semaphores() - before) > 0:
-            problems.append(f"{left} semaphores are left")
     return seen, made, problems, done
 
 
 def growth(seen: list[Look]) -> list[str]:
     """From the end of warming up to the end, as a straight line has it."""
     problems = []
-    last = max(look.at_s for look in seen)
+    warm = warm_until(seen)
     for name in sorted({look.name for look in seen}):
-        mine = [look for look in seen if look.name == name and look.at_s >= _WARM * last]
+        mine = [look for look in seen if look.name == name and look.at_s >= warm]
         at = np.array([look.at_s for look in mine])
-        for what in ("memory", "descriptors", "threads"):
+        for what in ("memory", "descriptors", "threads", "semaphores"):
             values = np.array([getattr(look, what) for look in mine], dtype=float)
             slope, start = np.polyfit(at, values, 1)
             first, end = start + slope * at[0], start + slope * at[-1]
-            if end > first * (1 + _GROWTH) and end - first > 1:
+            if end > first * (1 + _GROWTH) and end - first > (1 if what in ("memory", "semaphores") else _POOLS):
                 problems.append(f"{name}: {what} grew from {first:.1f} to {end:.1f}")
     return problems
+
+
+def warm_until(seen: list[Look]) -> float:
+    """Seconds from the start."""
+    full = [look.at_s for look in seen if look.done >= _REMEMBERED]
+    return max(_WARM * max(look.at_s for look in seen), min(full, default=0.0))
 
 
 def drift(made: ResumingCall) -> list[str]:
@@ -244,12 +252,13 @@ def main(seconds: float, sessions: int, seed: int, plot_file: Path, json_file: P
     with tempfile.TemporaryDirectory() as folder:
         seen, made, problems, done = asyncio.run(soak(Path(folder), seconds, sessions, seed))
     last = max(look.at_s for look in seen)
-    rows = ["| | | start | middle | end |", "|---|---|---|---|---|"]
+    warm = warm_until(seen)
+    rows = ["| | | warm | middle | end |", "|---|---|---|---|---|"]
     summary: dict[str, dict[str, list[float]]] = {}
     for name in sorted({look.name for look in seen}):
         mine = [look for look in seen if look.name == name]
-        three = [min(mine, key=lambda look: abs(look.at_s - at)) for at in (_WARM * last, 0.67 * last, last)]
-        for what in ("memory", "descriptors", "threads"):
+        three = [min(mine, key=lambda look: abs(look.at_s - at)) for at in (warm, (warm + last) / 2, last)]
+        for what in ("memory", "descriptors", "threads", "semaphores"):
             values = [round(float(getattr(look, what)), 1) for look in three]
             summary.setdefault(name, {})[what] = values
             rows.append(f"| {name} | {what} | {' | '.join(map(str, values))} |")
@@ -261,9 +270,11 @@ def main(seconds: float, sessions: int, seed: int, plot_file: Path, json_file: P
     )
     for problem in problems[:20]:
         click.echo(f"    {problem}")
-    with suppress(ImportError):
+    try:
         plot(seen, made, plot_file)
         click.echo(f"{plot_file}")
+    except ImportError:
+        click.echo("no plot: matplotlib is not installed")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({"seed": seed, "sessions": done, "figures": summary, "problems": problems}))
