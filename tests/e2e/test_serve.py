@@ -172,7 +172,7 @@ async def test_different_models_side_by_side_are_chosen_by_name(tmp_path: Path) 
         assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 240}
         wave = read_source(SAMPLE, 16_000)[:32_000]
         async with aiohttp.ClientSession() as http:
-            for model, block_ms in (("nano", 500), ("shift", 200), (None, 200)):
+            for model, block_ms in (("nano", 240), ("shift", 200), (None, 200)):
                 made = await call(http, CallConfig(serve.url, KEY, model=model, real_time=False), wave)
                 assert (made.close_code, made.ready["block_ms"]) == (1000, block_ms)
     finally:
