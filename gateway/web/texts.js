@@ -39,6 +39,8 @@ const EN = {
     WORKER_LOST: "The worker is gone: start again in a moment.", TIMEOUT: "Nothing was heard for too long: start again.",
     NotAllowedError: "Allow the microphone in the browser's address bar, then start again.", NotFoundError: "No microphone is there: connect one, then start again.",
     ADMIN: "Operators alone may look: type a key with the scope admin (fast-vc keys api NAME --scope admin).",
+    OverconstrainedError: "The chosen microphone is gone: choose another one in the settings.",
+    NO_WEBRTC: "WebRTC does not come through here: take the tick from it in the settings, then start again.",
     EncodingError: "This file is no recording that the browser can read: try WAV, FLAC or MP3.",
   },
 };
@@ -78,6 +80,7 @@ const ZH = {
     INVALID_CONFIG: "某项设置被拒绝：请清空或换一个值。", WORKER_LOST: "工作进程已断开：请稍后重新开始。", TIMEOUT: "太久没有声音：请重新开始。",
     NotAllowedError: "请在地址栏允许使用麦克风，然后重新开始。", NotFoundError: "没有找到麦克风：请连接后重新开始。",
     ADMIN: "仅限管理员：请输入带 admin 权限的密钥（fast-vc keys api NAME --scope admin）。",
+    OverconstrainedError: "所选麦克风已不在：请在设置中另选一个。", NO_WEBRTC: "此处无法使用 WebRTC：请在设置中取消勾选，然后重新开始。",
     EncodingError: "浏览器无法读取该文件：请用 WAV、FLAC 或 MP3。",
   },
 };
