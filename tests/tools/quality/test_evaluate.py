@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from tools.quality.evaluate import Case, Pair, bundled_pairs, named, read_pairs, summary, table
+from tools.quality.evaluate import (
+    VOICES,
+    Case,
+    Pair,
+    bundled_pairs,
+    named,
+    read_pairs,
+    recorded_pairs,
+    strangers,
+    summary,
+    table,
+)
 from tools.quality.judges import Measures, error_rate, levelled
+from tools.quality.transcripts import plain
 from tools.train.corpus import LEVEL
 
 
@@ -81,6 +93,36 @@ def test_pairs_of_a_folder(tmp_path: Path):
     target.unlink()
     with pytest.raises(FileNotFoundError, match="named a"):
         read_pairs(tmp_path)
+
+
+def test_a_folder_of_recordings_goes_to_every_voice_by_language(tmp_path: Path):
+    known, unknown = write(tmp_path / "cs/a.wav"), write(tmp_path / "somebody/b.flac")
+    (tmp_path / "notes.txt").write_text("")
+    pairs = recorded_pairs(tmp_path, lambda wave: "nl")
+    voices = sorted(VOICES.glob("*.flac"))
+    assert [(pair.source, pair.target) for pair in pairs] == [
+        (source, target) for source in (known, unknown) for target in voices
+    ]
+    assert {pair.source: (pair.language, pair.group) for pair in pairs} == {known: ("cs", "cs"), unknown: ("nl", "nl")}
+    with pytest.raises(FileNotFoundError, match="no recording"):
+        recorded_pairs(tmp_path / "cs" / "deeper", lambda wave: "en")
+
+
+def test_what_strangers_share_is_said_beside_likeness():
+    cases = [Case(Pair(Path("a"), Path("b")), measures(0.8, 0.5, 0.1, 0.02)) for _ in range(3)]
+    assert strangers(cases) == "sources and targets before: median 0.500, 95th percentile 0.500"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" And, Mr. John's -- 3 dogs!", "and mr john's dogs"),
+        ("Žluťoučký  kůň?", "žluťoučký kůň"),
+        ("你好，世界。", "你好 世界"),
+    ],
+)
+def test_transcripts_are_compared_as_words(text: str, words: str):
+    assert plain(text) == words
 
 
 def test_bundled_recordings_are_there():

@@ -24,7 +24,8 @@ from worker.models.nano.regulator import NanoRegulator, nearest
 from worker.models.nano.vocoder import pulses
 from worker.models.published.mel import NANO, MelSpectrogram
 from worker.models.weights.checkpoints import CheckpointError
-from worker.pitch import AutocorrelationTracker
+from worker.pitch import AutocorrelationTracker, histogram
+from worker.pitch import median_hz as median_of
 from worker.recordings import Recording
 from worker.voices import Voice
 
@@ -152,6 +153,16 @@ def test_a_breath_stays_as_quiet_as_it_is(tmp_path: Path):
     converter.convert([Recording(tmp_path / "breath.wav")], lambda _, piece: pieces.append(piece))
     output = np.concatenate(pieces)
     assert 10 * np.log10((output**2).mean() + 1e-12) < QUIET_DBFS
+
+
+@pytest.mark.parametrize("hz", [80, 150, 300, 450, 620])
+def test_pitch_is_right_up_to_a_childs(hz: int):
+    """A reference that it took for an octave lower would be spoken an octave lower."""
+    wave = 0.1 * pulses(torch.full((1, 125), float(hz)))
+    f0 = AutocorrelationTracker()(wave)[0]
+    assert float(f0[f0 > 0].median()) == pytest.approx(hz, rel=0.02)
+    counts = histogram(f0[None].clamp(min=60), f0[None] > 0)
+    assert float(median_of(counts)) == pytest.approx(hz, rel=0.03)
 
 
 def test_weights_survive_their_file(tmp_path: Path):
