@@ -38,8 +38,7 @@ export class EchoDetector {
   #peak(heard, played) {
     if (rms(heard) < QUIET_RMS || rms(played) < QUIET_RMS) return { delayMs: null, peak: 0 };
     const { size, cross, reach } = this;
-    const x = spectrum(heard.map((sample, i) => sample * (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / heard.length))), size);
-    const y = spectrum(played, size);
+    const { x, y } = spectra(heard.map((sample, i) => sample * (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / heard.length))), played, size);
     const phases = { re: new Float64Array(size), im: new Float64Array(size) };
     let strongest = 0;
     for (let k = 0; k < size; k += 1) {
@@ -93,11 +92,20 @@ function rms(samples) {
   return Math.sqrt(sum / samples.length);
 }
 
-function spectrum(samples, size) {
+// Of two real signals, as one complex transform: they are its even and its odd part.
+function spectra(first, second, size) {
   const [re, im] = [new Float64Array(size), new Float64Array(size)];
-  re.set(samples);
+  re.set(first);
+  im.set(second);
   transform(re, im, 1);
-  return { re, im };
+  const made = () => ({ re: new Float64Array(size), im: new Float64Array(size) });
+  const [x, y] = [made(), made()];
+  for (let k = 0; k < size; k += 1) {
+    const back = (size - k) % size;
+    [x.re[k], x.im[k]] = [(re[k] + re[back]) / 2, (im[k] - im[back]) / 2];
+    [y.re[k], y.im[k]] = [(im[k] + im[back]) / 2, (re[back] - re[k]) / 2];
+  }
+  return { x, y };
 }
 
 // In place, without a factor; sign -1: the inverse. Radix 2 (Cooley and Tukey 1965).

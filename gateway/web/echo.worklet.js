@@ -1,6 +1,6 @@
-// Hands the page what the microphone hears (input 0) beside what is played (input 1), on one clock, at some 8 kHz, a second at a time.
+// Hands the page what the microphone hears (input 0) beside what is played (input 1), on one clock, at some 4 kHz, a second at a time.
 
-const RATE = 8000;
+const RATE = 4000;
 
 class Echo extends AudioWorkletProcessor {
   constructor({ processorOptions: { windowMs, reachMs } }) {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { EchoDetector } from "../../gateway/web/echo.js";
 
-const RATE = 8000;
+const RATE = 4000;
 const WINDOW = RATE;
 const REACH = 0.4 * RATE;
 
@@ -19,11 +19,11 @@ function voice(seconds, pitch, seed) {
   const random = noise(seed);
   let [phase, level] = [0, 0];
   return Float32Array.from({ length: seconds * RATE }, (_, i) => {
-    const f0 = pitch * (1 + 0.15 * Math.sin(i / 1700 + seed) + 0.05 * Math.sin(i / 411));
+    const f0 = pitch * (1 + 0.15 * Math.sin(i / 850 + seed) + 0.05 * Math.sin(i / 205));
     phase += f0 / RATE;
-    if (i % 1600 === 0) level = Math.max(0, random());
+    if (i % 800 === 0) level = Math.max(0, random());
     let sum = 0;
-    for (let h = 1; h * f0 < 3500; h += 1) sum += Math.sin(2 * Math.PI * h * phase) / h;
+    for (let h = 1; h * f0 < 1900; h += 1) sum += Math.sin(2 * Math.PI * h * phase) / h;
     return level * (0.2 * sum + 0.05 * random());
   });
 }
