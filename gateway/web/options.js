@@ -38,7 +38,7 @@ export const limitsOf = (name) => limits[name];
 
 // As /models has them; what the model does not know is not shown.
 export function showLimits(known = limits) {
-  limits = known;
+  limits = Object.fromEntries(Object.entries(known).filter(([, [low, high]]) => low < high)); // of one value there is no choice
   for (const name of OPTIONS) {
     const field = el(name);
     field.closest("label").hidden = !limits[name];

@@ -38,7 +38,7 @@ export async function settings(visit) {
     await page.keyboard.press("Tab");
     return page.$eval(`#${id}`, (field) => field.value);
   };
-  const typed = { steps: await type("steps", "99"), f0_shift: await type("f0_shift", "-3") };
+  const typed = await type("f0_shift", "99");
   await page.click("#noise");
   await page.waitForFunction(() => document.getElementById("input-device").options.length > 1);
   const [input, output] = await page.$$eval("#input-device, #output-device", (lists) => lists.map((list) => list.options[list.options.length - 1].value));
@@ -53,7 +53,7 @@ export async function settings(visit) {
   await end(visit);
   await page.reload();
   await stateIs(page, "idle");
-  const kept = await page.$$eval("#steps, #f0_shift, #input-device, #output-device", (fields) => fields.map(({ value }) => value));
+  const kept = await page.$$eval("#f0_shift, #input-device, #output-device", (fields) => fields.map(({ value }) => value));
   await drop(page, wanted.speech);
   await page.waitForSelector("#files audio");
   const files = await page.$$eval("#files a", (links) => links.map((link) => link.download));
