@@ -55,11 +55,17 @@ def semaphores(pid: int) -> int:
     return len({line.split()[-1] for line in maps if "/dev/shm/sem." in line})
 
 
+def anonymous_mb(pid: int) -> float:
+    """What the process made itself; pages of files are counted by how many others have them, which come and go."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024 / 1e6
+
+
 def looks(where: Place, began: float, done: int) -> list[Look]:
     found = []
     for name, process in where.running.items():
         one = psutil.Process(process.pid)
-        memory = one.memory_full_info().uss / 1e6
+        memory = anonymous_mb(process.pid)
         at_s, named = time.monotonic() - began, semaphores(process.pid)
         found.append(Look(at_s, name, memory, one.num_fds(), one.num_threads(), named, done))
     return found
