@@ -158,7 +158,7 @@ class WorkerConfig(Section):
     vad_off: Annotated[float, Field(gt=0, lt=1)] = 0.35
     vad_hangover_blocks: Annotated[int, Field(ge=0, le=100)] = 2
     voices_dir: Path | None = None
-    max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 3.0
+    max_prompt_s: Annotated[float, Field(ge=1, le=25)] = 6.0
     max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
     guest_voices: Annotated[int, Field(ge=0, le=10_000)] = 16
     stuck_after_s: Seconds = 5.0

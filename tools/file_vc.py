@@ -34,7 +34,7 @@ MODELS = ("nano", "tiny", "small", "base", "v2")
 DEFAULT_STEPS = {"nano": 1}  # of the others as the original: 30
 DEFAULT_GUIDANCE = {"nano": 0.0}
 MAX_REFERENCE_S = 25.0
-NANO_REFERENCE_S, NANO_WINDOW_S = 3.0, 6.0  # near to what it was trained with
+NANO_REFERENCE_S, NANO_WINDOW_S = 6.0, 9.0  # prompt and source, near to what it was trained with
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

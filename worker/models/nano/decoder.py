@@ -23,7 +23,7 @@ from worker.models.networks import OneStep
 
 HEAD_WIDTH = 64
 ROTARY_BASE = 10_000.0
-REFERENCE_AT = -512  # position of a reference's first frame: it lies before whatever is converted
+REFERENCE_AT, REFERENCE_TO = -512, -64  # positions of a reference: it lies before whatever is converted, however long
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,8 @@ def rotary_table(first: int, length: int, device: torch.device) -> Tensor:
     """Cosine and sine of position times frequency, float32 ``[length, 1, HEAD_WIDTH / 2, 2]`` (Su et al., "RoFormer",
     2021)."""
     freqs = ROTARY_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32, device=device) / HEAD_WIDTH)
-    angles = torch.arange(first, first + length, dtype=torch.float32, device=device)[:, None] * freqs
+    places = torch.arange(first, first + length, dtype=torch.float32, device=device)
+    angles = (places.clamp(max=REFERENCE_TO) if first < 0 else places)[:, None] * freqs
     return torch.stack([angles.cos(), angles.sin()], dim=-1)[:, None]
 
 
