@@ -346,8 +346,10 @@ async def test_pages_of_sites_that_may_call_are_let_through(service: Service, ca
     response = await caller.dial(service.http, url, headers={**origin, **BEARER})
     assert response.status == 201
     assert "Location" in response.headers["Access-Control-Expose-Headers"]
-    async with service.http.options(url, headers={"Origin": "https://elsewhere.example"}) as response:
-        assert "Access-Control-Allow-Origin" not in response.headers
+    async with service.http.delete(service.url + response.headers["Location"]) as ended:
+        assert ended.status == 200
+    async with service.http.options(url, headers={"Origin": "https://elsewhere.example"}) as refused:
+        assert "Access-Control-Allow-Origin" not in refused.headers
 
 
 @pytest.mark.parametrize("sections", [{"webrtc": {"enabled": False}}])
