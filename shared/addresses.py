@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from shared.settings import Config
 
 _ASK_EVERY_S = 0.2
+_TRIES = 100
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
 
@@ -113,3 +115,15 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> int:
+    """The first of `count` ports of `host` in a row that nobody listens on now. Raises `OSError` if none is found."""
+    for _ in range(_TRIES):
+        first = free_port(host)
+        with suppress(OSError, OverflowError):
+            for port in range(first + 1, first + count):
+                with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+                    probe.bind((host, port))
+            return first
+    raise OSError(f"no {count} free ports in a row")

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from shared.addresses import free_port
+from shared.addresses import free_port, free_ports
 from shared.config import ROOT
 
 KEY = "a-key-for-chaos"
@@ -47,7 +46,7 @@ class Place:
 
     def __post_init__(self) -> None:
         self.port = free_port()
-        self.link_port = _free_ports(self.gateways)
+        self.link_port = free_ports(self.gateways)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.clock = self.folder / "clock"
         self.clock.write_text("+0")
@@ -175,19 +174,3 @@ def place(folder: Path, **options: Any) -> Iterator[Place]:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
-
-
-def _free_ports(count: int) -> int:
-    return free_port() if count == 1 else _row(count)
-
-
-def _row(count: int) -> int:
-    """The first of several ports in a row."""
-    for _ in range(100):
-        first = free_port()
-        with suppress(OSError, OverflowError):
-            for port in range(first + 1, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise RuntimeError("no free ports")

@@ -6,10 +6,8 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from shared.addresses import free_port
+from shared.addresses import free_ports
 from shared.state import GatewayState, read_states
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 from tools.client.resuming import ResumingCall, resuming_call
@@ -27,18 +25,6 @@ from .conftest import KEY, SAMPLE, Serve
 
 GATEWAYS = 3
 PLACES = 16  # of the one worker: worker.max_sessions
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    for _ in range(100):
-        first = free_port()
-        with suppress(OSError, OverflowError):
-            for port in range(first + 1, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise RuntimeError("no free ports")
 
 
 @pytest.fixture

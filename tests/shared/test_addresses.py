@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,6 +12,7 @@ from shared.addresses import (
     base_url,
     bracketed,
     free_port,
+    free_ports,
     is_loopback,
     is_name,
     link_endpoint,
@@ -73,3 +75,10 @@ def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_free_port_can_be_listened_on() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", free_port()))
+
+
+def test_free_ports_are_free_and_in_a_row() -> None:
+    first = free_ports(3)
+    with ExitStack() as stack:
+        for port in range(first, first + 3):
+            stack.enter_context(socket.socket()).bind(("127.0.0.1", port))

@@ -18,9 +18,8 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from shared.addresses import free_port
+from shared.addresses import free_port, free_ports
 from tests.e2e.conftest import SAMPLE, Serve
-from tests.e2e.test_gateways import free_ports
 
 Wave = npt.NDArray[np.float32]
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import psutil
 
-from shared.addresses import free_port, wait_until_ready
+from shared.addresses import free_port, free_ports, wait_until_ready
 
 KEY = "bench-gateway-key"
 BLOCK_MS = 200
@@ -38,7 +37,7 @@ class Running:
 @contextmanager
 def service(places: int, processes: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
     """`processes` gateways on one port, and a passthrough worker of `places` places; `settings` as SECTION__KEY."""
-    port, link = free_port(), _free_ports(processes)
+    port, link = free_port(), free_ports(processes)
     with tempfile.TemporaryDirectory() as folder:
         given = {
             "GATEWAY__PORT": port,
@@ -87,15 +86,3 @@ def _pids(folder: Path, role: str, count: int) -> list[int]:
             return [json.loads(path.read_text())["pid"] for path in found]
         time.sleep(0.1)
     raise click.ClickException(f"{len(found)} of {count} {role} processes serve")
-
-
-def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    for _ in range(100):
-        first = free_port()
-        with suppress(OSError, OverflowError):
-            for port in range(first + 1, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise click.ClickException("no free ports")
