@@ -1,7 +1,8 @@
 """``python -m tests``: everything that must hold before a change lands, and how long it took.
 
-Lint and types run beside the tests, tests on two processes, file by file; those marked ``serial`` (calls in real time,
-whose answers must not be late) run alone afterwards.
+Tests marked ``serial`` (calls in real time, whose answers must not be late) run one after another; they mostly wait.
+What they leave of the processor goes to everything else, at the lowest priority: the other tests on two processes, file
+by file, lint and types.
 """
 
 from __future__ import annotations
@@ -13,33 +14,41 @@ import time
 
 PROCESSES = "2"
 THREADS = "1"  # of torch in each: two processes share two cores
-CHECKS = (
-    ("ruff check", ["ruff", "check", "."]),
-    ("ruff format", ["ruff", "format", "--check", "."]),
-    ("mypy", ["mypy"]),
-)
+LOWEST = 19
+CHECKS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy"],
+}
+
+
+def start(module: list[str], *, quietly: bool = False, priority: int = 0) -> subprocess.Popen[str]:
+    """``python -m`` what is named. quietly: what it says is kept for later. priority: above 0 gives way to others."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *module],
+        text=True,
+        stdout=subprocess.PIPE if quietly else None,
+        stderr=subprocess.STDOUT if quietly else None,
+        preexec_fn=lambda: os.nice(priority),
+    )
 
 
 def main() -> int:
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", THREADS)
-    checks = [
-        (name, subprocess.Popen([sys.executable, "-m", *command], text=True, stdout=-1, stderr=-2))
-        for name, command in CHECKS
-    ]
-    pytest = [sys.executable, "-m", "pytest", *sys.argv[1:]]
-    failed = []
-    if subprocess.run([*pytest, "-n", PROCESSES, "--dist", "loadfile", "-m", "not serial"], check=False).returncode:
-        failed.append("tests")
-    for name, process in checks:
+    pytest = ["pytest", *sys.argv[1:]]
+    serial = start([*pytest, "-m", "serial", "-rs"], quietly=True)
+    checks = {name: start(command, quietly=True, priority=LOWEST) for name, command in CHECKS.items()}
+    rest = start([*pytest, "-n", PROCESSES, "--dist", "loadfile", "-m", "not serial"], priority=LOWEST)
+    failed = ["tests"] if rest.wait() else []
+    for name, process in {**checks, "serial tests": serial}.items():
         said, _ = process.communicate()
         if process.returncode:
             failed.append(name)
+        if process.returncode or process is serial:
             print(said)
         else:
             print(f"{name}: passed")
-    if subprocess.run([*pytest, "-m", "serial", "-rs"], check=False).returncode:
-        failed.append("serial tests")
     print(f"total: {time.monotonic() - began:.0f} s{'; failed: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import zmq
 from click.testing import CliRunner, Result
 
 from shared.curve import authenticator, fingerprint, load_keys, read_public
@@ -36,7 +38,10 @@ def heard(worker: str) -> bool:
         try:
             router = bind_router(context, gateway)
             endpoint = f"tcp://127.0.0.1:{port_of(router)}"
-            connect_dealer(context, endpoint, load_keys(own, need_server=True), "worker").send(b"hello")
+            dealer = connect_dealer(context, endpoint, load_keys(own, need_server=True), "worker")
+            dealer.setsockopt(zmq.SNDTIMEO, 5000)
+            with suppress(zmq.Again):  # refused before there was anywhere to send to
+                dealer.send(b"hello")
             return bool(router.poll(1000))
         finally:
             guard.stop()
