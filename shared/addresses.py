@@ -109,6 +109,17 @@ def wait_until_ready(base: str, alive: Callable[[], bool], timeout_s: float) -> 
     return False
 
 
+def bind_fault(host: str, port: int) -> OSError | None:
+    """Why nobody could listen on a port now, as a server would that was started anew; None: it is free."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port of `host` that nobody listens on now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -81,12 +81,17 @@ class Result:
 # --- troubles -------------------------------------------------------------------------------------------------------
 
 
-async def kill_a_worker(trouble: Trouble) -> None:
-    name = trouble.rng.choice(trouble.place.names("worker"))
-    trouble.place.kill(name)
+async def replace(trouble: Trouble, name: str) -> None:
+    """A process that was ended is started again, and what it served is back."""
     trouble.faults += 1
     await trouble.place.restart(name)
     await trouble.back()
+
+
+async def kill_a_worker(trouble: Trouble) -> None:
+    name = trouble.rng.choice(trouble.place.names("worker"))
+    trouble.place.kill(name)
+    await replace(trouble, name)
 
 
 async def freeze_a_worker(trouble: Trouble) -> None:
@@ -101,17 +106,13 @@ async def freeze_a_worker(trouble: Trouble) -> None:
 async def die_within_a_batch(trouble: Trouble) -> None:
     name = trouble.rng.choice(trouble.place.names("worker"))
     (trouble.place.folder / f"{name}.die").touch()
-    trouble.faults += 1
-    await trouble.place.restart(name)
-    await trouble.back()
+    await replace(trouble, name)
 
 
 async def ask_a_worker_to_leave(trouble: Trouble) -> None:
     name = trouble.rng.choice(trouble.place.names("worker"))
     trouble.place.signal(name, signal.SIGTERM)
-    trouble.faults += 1
-    await trouble.place.restart(name)
-    await trouble.back()
+    await replace(trouble, name)
 
 
 async def slow_a_worker_down(trouble: Trouble) -> None:
@@ -156,17 +157,13 @@ async def talk_nonsense(trouble: Trouble) -> None:
 async def kill_a_gateway(trouble: Trouble) -> None:
     name = trouble.rng.choice(trouble.place.names("gateway"))
     trouble.place.kill(name)
-    trouble.faults += 1
-    await trouble.place.restart(name)
-    await trouble.back()
+    await replace(trouble, name)
 
 
 async def roll_a_gateway(trouble: Trouble) -> None:
     name = trouble.rng.choice(trouble.place.names("gateway"))
     trouble.place.signal(name, signal.SIGTERM)
-    trouble.faults += 1
-    await trouble.place.restart(name)
-    await trouble.back()
+    await replace(trouble, name)
 
 
 async def kill_anyone(trouble: Trouble) -> None:

@@ -47,9 +47,8 @@ async def test_one_that_leaves_hands_its_new_callers_to_the_other(tmp_path: Path
             "recording": {"dir": tmp_path / "outputs"},
         }
     )
-    leaving = Gateway(config, 0)
+    leaving, staying = both(config)
     await leaving.start()
-    staying = Gateway(config.model_copy(update={"link": config.link.model_copy(update={"port": free_port() - 1})}), 1)
     async with aiohttp.ClientSession() as http:
         service = Service(leaving, http)
         silent = await service.worker(worker_id="silent", answer=lambda worker, chunk: False)
@@ -84,8 +83,7 @@ async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
             "recording": {"dir": tmp_path / "outputs"},
         }
     )
-    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
-    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    gateways = both(config)
     caller = TestCaller()
     async with aiohttp.ClientSession() as http:
         for gateway in gateways:
@@ -112,6 +110,12 @@ async def test_a_call_ends_whichever_process_is_asked(tmp_path: Path) -> None:
             await service.workers[0].die()
 
 
+def both(config: Config) -> list[Gateway]:
+    """Two processes of one service, as it were, in this one."""
+    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
+    return [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+
+
 async def test_limits_hold_for_all_processes_together(tmp_path: Path) -> None:
     key = add_key(tmp_path / "keys.json", "alice", limits=Limits(sessions=1))
     config = Config.model_validate(
@@ -123,8 +127,7 @@ async def test_limits_hold_for_all_processes_together(tmp_path: Path) -> None:
             "recording": {"dir": tmp_path / "outputs"},
         }
     )
-    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
-    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    gateways = both(config)
     async with aiohttp.ClientSession() as http:
         for gateway in gateways:
             await gateway.start()
@@ -160,8 +163,7 @@ async def test_the_report_is_over_the_calls_of_all_processes(tmp_path: Path) -> 
             "recording": {"enabled": True, "dir": tmp_path / "outputs"},
         }
     )
-    lower = config.link.model_copy(update={"port": free_port() - 1})  # the second's is one higher than said
-    gateways = [Gateway(config, 0), Gateway(config.model_copy(update={"link": lower}), 1)]
+    gateways = both(config)
     async with aiohttp.ClientSession() as http:
         for gateway in gateways:
             await gateway.start()

@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import signal
-import socket as net
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from shared.addresses import answers, base_url, link_endpoint
+from shared.addresses import answers, base_url, bind_fault, link_endpoint
 from shared.config import Config, ConfigError
 from shared.options import CONFIG_EXIT, as_arguments
 from shared.settings import WorkerGroup
@@ -71,15 +70,12 @@ def check_port(config: Config) -> None:
     host, port = config.gateway.host, config.gateway.port
     if port == 0:
         return
-    family = net.AF_INET6 if ":" in host else net.AF_INET
-    with net.socket(family, net.SOCK_STREAM) as probe:
-        probe.setsockopt(net.SOL_SOCKET, net.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ConfigError(f"gateway.host: cannot listen on {host}:{port}: {error.strerror}") from None
-            raise PortTaken(f"port {port} is already in use by {_who(config.serve.state_dir, port)}") from None
+    error = bind_fault(host, port)
+    if error is None:
+        return
+    if error.errno != errno.EADDRINUSE:
+        raise ConfigError(f"gateway.host: cannot listen on {host}:{port}: {error.strerror}")
+    raise PortTaken(f"port {port} is already in use by {_who(config.serve.state_dir, port)}")
 
 
 class PortTaken(RuntimeError):

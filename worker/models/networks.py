@@ -55,6 +55,11 @@ class Vocoder(nn.Module):
         raise NotImplementedError
 
 
+def lens_or_all(lens: Tensor | None, items: Tensor, full: int) -> Tensor:
+    """Valid frames int64 ``[B]`` of ``items`` ``[B, ...]``: ``lens``, or where None, ``full`` for each."""
+    return items.new_full((len(items),), full, dtype=torch.int64) if lens is None else lens
+
+
 class Regulator(nn.Module):
     """Content and pitch to the mel frames' condition; called as ``LengthRegulator`` is."""
 

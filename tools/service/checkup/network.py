@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import zmq
 
-from shared.addresses import addresses_of, is_name, parse_endpoint
+from shared.addresses import addresses_of, bind_fault, is_name, parse_endpoint
 from shared.curve import Keys, check_plain, load_keys
 from shared.errors import ConfigError
 from shared.link import drain_monitor, make_dealer, monitor
@@ -32,7 +32,7 @@ def check_ports(config: Config) -> Iterator[Finding]:
         if port in ours[gateway.port if key == "gateway.port" else link.port]:
             yield ok(key, f"{host}:{port} is this service's, which runs")
             continue
-        error = _bind(host, port)
+        error = bind_fault(host, port)
         if error is None:
             yield ok(key, f"{host}:{port} is free")
         elif error.errno == errno.EADDRINUSE:
@@ -43,17 +43,6 @@ def check_ports(config: Config) -> Iterator[Finding]:
             yield fault(key, f"{host}:{port} is for root alone", advice)
         else:
             yield fault(key, f"{host}:{port}: {error.strerror}", f"an address of this machine in {key[:-4]}host")
-
-
-def _bind(host: str, port: int) -> OSError | None:
-    family = net.AF_INET6 if ":" in host else net.AF_INET
-    with net.socket(family, net.SOCK_STREAM) as probe:
-        probe.setsockopt(net.SOL_SOCKET, net.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
-    return None
 
 
 def check_gateway(config: Config, endpoint: str) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.models.nano.blocks import ConvBlock
-from worker.models.networks import Regulator
+from worker.models.networks import Regulator, lens_or_all
 
 OCTAVES_FROM_HZ = 50.0
 WAVES = 8  # of each kind that say where in PITCH_OCTAVES a pitch lies
@@ -50,15 +50,13 @@ class NanoRegulator(Regulator):
         ``[B, F]``, 0 where unvoiced; None: unvoiced. The lens, int64 ``[B]``, are each item's valid frames (None: all
         of them). Returns ``[B, M, D]``, zero beyond an item's target length.
         """
-
-        def lens_or(lens: Tensor | None, full: int) -> Tensor:
-            return content.new_full((content.shape[0],), full, dtype=torch.int64) if lens is None else lens
-
-        targets = lens_or(target_lens, length)
-        x = self.content(between(content.float(), lens_or(content_lens, content.shape[1]), targets, length))
+        targets = lens_or_all(target_lens, content, length)
+        x = self.content(
+            between(content.float(), lens_or_all(content_lens, content, content.shape[1]), targets, length)
+        )
         if f0 is None:
             f0 = content.new_zeros(content.shape[0], 2)
-        x = x + self.pitch(pitch_features(nearest(f0.float(), lens_or(f0_lens, f0.shape[1]), targets, length)))
+        x = x + self.pitch(pitch_features(nearest(f0.float(), lens_or_all(f0_lens, f0, f0.shape[1]), targets, length)))
         if target_lens is None:
             for block in self.blocks:
                 x = block(x)

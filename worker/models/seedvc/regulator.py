@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worker.models.networks import Regulator
+from worker.models.networks import Regulator, lens_or_all
 from worker.models.seedvc import files
 from worker.models.weights.published import PublishedNetwork, as_published
 
@@ -104,19 +104,15 @@ class LengthRegulator(Regulator):
         ``[B, F]``, 0 where unvoiced; None: the embedding of an unknown pitch. The lens, int64 ``[B]``, are each item's
         valid frames (None: all of them). Returns ``[B, M, D]``, zero beyond an item's target length.
         """
-
-        def lens_or(lens: Tensor | None, full: int) -> Tensor:
-            return content.new_full((content.shape[0],), full, dtype=torch.int64) if lens is None else lens
-
-        targets = lens_or(target_lens, length)
+        targets = lens_or_all(target_lens, content, length)
         valid = (torch.arange(length, device=content.device) < targets[:, None])[:, None]
         hidden = self.content_in_proj(content.to(self.content_in_proj.weight.dtype))
-        hidden = stretch(hidden, nearest_index(lens_or(content_lens, content.shape[1]), targets, length))
+        hidden = stretch(hidden, nearest_index(lens_or_all(content_lens, content, content.shape[1]), targets, length))
         if self.config.pitch and f0 is None:
             hidden = hidden + self.f0_mask
         elif self.config.pitch and f0 is not None:
             pitch = self.f0_embedding(f0_bins(f0))
-            hidden = hidden + stretch(pitch, nearest_index(lens_or(f0_lens, f0.shape[1]), targets, length))
+            hidden = hidden + stretch(pitch, nearest_index(lens_or_all(f0_lens, f0, f0.shape[1]), targets, length))
         x = hidden.transpose(1, 2) * valid
         for layer in self.model:
             x = layer(x, valid, targets) if isinstance(layer, ItemNorm) else layer(x)
