@@ -35,7 +35,7 @@ from gateway.audio.table import find_codec
 from shared.addresses import free_port
 from shared.config import ROOT
 from tools.bench.service import BLOCK_MS, KEY, cpu_s, service
-from tools.client.client import Call, CallConfig, Pcm, call, encode_source, read_source
+from tools.client.client import Call, CallConfig, Pcm, call_with, encode_source, read_source
 from tools.client.latency import answer_latencies_ms, summarise
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
@@ -74,13 +74,14 @@ def _bare_codec(packets: list[bytes], config: CallConfig) -> None:
 
 
 async def drive(url: str, sessions: int, wave: Pcm, config: dict[str, Any]) -> list[Call]:
-    """`sessions` callers in real time, their starts spread over one block."""
+    """`sessions` callers in real time, their starts spread over one block. What they say is encoded once, before."""
+    messages = encode_source(wave, CallConfig(url, KEY, **config))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
 
         async def one(number: int) -> Call:
-            await asyncio.sleep(number * BLOCK_MS / 1000 / sessions)
-            return await call(http, CallConfig(url, KEY, session_id=f"bench-{number}", **config), wave)
+            await asyncio.sleep(number * 0.5 / sessions)
+            return await call_with(http, CallConfig(url, KEY, session_id=f"bench-{number}", **config), messages)
 
         return await asyncio.gather(*(one(number) for number in range(sessions)))
 
