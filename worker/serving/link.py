@@ -7,12 +7,9 @@ connection that breaks or falls silent is replaced by a new one, under a new ide
 from __future__ import annotations
 
 import random
-import socket as net
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import zmq
@@ -39,6 +36,7 @@ from shared.messages import (
     encode,
 )
 from worker.serving.directory import Directory
+from worker.serving.outbox import Outbox
 from worker.serving.quota import Quotas
 from worker.serving.scheduler import Scheduler
 
@@ -98,7 +96,7 @@ class WorkerLink:
         self._by_number: dict[int, _Connection] = {}
         self._quotas = Quotas()
         self._next_number = 0
-        self._outbox: deque[tuple[int, FromWorker]] = deque()
+        self._outbox: Outbox[tuple[int, FromWorker]] = Outbox()
         self._goodbye: str | None = None  # said to every gateway that is or will be connected
         self._parting = False  # it is to be said to those that are
         self._stopping = False
@@ -106,9 +104,6 @@ class WorkerLink:
         self._failed_at = -_SAY_AGAIN_S
         self.dropped = 0  # answers to gateways that are gone
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._woken, self._waker = net.socketpair()
-        self._woken.setblocking(False)
-        self._waker.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     @property
@@ -123,26 +118,20 @@ class WorkerLink:
 
     def reply(self, connection: int, message: FromWorker) -> None:
         """Queue an answer; bounded by the gateways' credit."""
-        self._outbox.append((connection, message))
-        self._wake()
+        self._outbox.put((connection, message))
 
     def say_goodbye(self, reason: str) -> None:
         """Tell all gateways that this worker drains."""
         self._goodbye, self._parting = reason, True
-        self._wake()
+        self._outbox.wake()
 
     def stop(self) -> None:
         """Send what waits, close everything, and end the thread."""
         self._stopping = True
         self._directory.stop()
-        self._wake()
+        self._outbox.wake()
         self._thread.join(5)
-        self._woken.close()
-        self._waker.close()
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError, OSError):  # a full pipe wakes it as well
-            self._waker.send(b"x")
+        self._outbox.close()
 
     # --- the thread -----------------------------------------------------------------------------------------
 
@@ -164,14 +153,12 @@ class WorkerLink:
 
     def _wait(self, timeout_s: float) -> None:
         poller = zmq.Poller()
-        poller.register(self._woken, zmq.POLLIN)
+        poller.register(self._outbox.socket, zmq.POLLIN)
         for connection in self._by_number.values():
             poller.register(connection.socket, zmq.POLLIN)
             poller.register(connection.watcher, zmq.POLLIN)
         ready = dict(poller.poll(max(0, round(min(timeout_s, 0.1) * 1000))))
-        with suppress(BlockingIOError):
-            if self._woken.fileno() in ready or self._woken in ready:
-                self._woken.recv(65_536)
+        self._outbox.hush()
         for connection in list(self._by_number.values()):
             if connection.watcher in ready:
                 self._watch(connection)
@@ -298,8 +285,7 @@ class WorkerLink:
             for connection in list(self._by_number.values()):
                 if connection.up:
                     self._send(connection, Goodbye(self._goodbye))
-        while self._outbox:
-            number, message = self._outbox.popleft()
+        for number, message in self._outbox.take():
             if number in self._by_number:
                 self._send(self._by_number[number], message)
             else:
