@@ -1,13 +1,12 @@
 """Chunks in, answers out: each turn hears what has come, answers silence, converts one batch of who speaks.
 
-Two threads meet here. The link's thread hands messages over with `take` and `drop_gateway`; the engine's thread calls
-`turn` for ever. All state of sessions belongs to the engine's thread, so only the inbox needs a lock. Who is in a batch
+Two threads meet at the inbox. The link's thread hands messages over with `take` and `drop_gateway`; the engine's calls
+`turn` for ever. All state of sessions belongs to the engine's thread. Who is in a batch
 and with how many steps is the planner's decision.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -20,12 +19,12 @@ from loguru import logger
 from shared.log import for_session
 from shared.messages import CREDIT, Audio, Chunk, ChunkStats, Close, Failed, FromWorker, Open, Opened
 from worker.engine import PoolFull, StageTimes, session_seed
+from worker.serving.inbox import DropGateway, Inbox
 from worker.serving.plan import Planner, Waiting
 from worker.streaming.pool import BlockOut, OutOfMemory, Pcm, StreamPool, UnknownVoice
 from worker.voices import VoiceError
 
 PREPARE_BLOCKS = 1.0  # of time that work which was put off may take while sessions are open: less than their budget
-MAX_INBOX = 100_000  # messages; reached only if the engine hangs while gateways ignore their credit
 
 Key = tuple[int, str]  # gateway connection, session id
 Reply = Callable[[int, FromWorker], None]
@@ -48,11 +47,6 @@ class _Session:
     missed: int = 0  # jobs in a row that came too late
 
 
-@dataclass(frozen=True, slots=True)
-class _DropGateway:
-    pass
-
-
 class Scheduler:
     """Batches the chunks of all sessions of one worker."""
 
@@ -69,7 +63,7 @@ class Scheduler:
         self.queue_ms = 0.0  # of the latest batch, the longest
         self.sessions = 0
         self._sessions_of: Mapping[int, int] = {}  # by gateway; replaced, never changed
-        self.refused = 0  # chunks that broke the rules
+        self._refused = 0  # chunks that broke the rules
         self.concealed = 0  # chunks that came too late to be converted
         self.busy_since: float | None = None  # clock time at which the running batch began
         self._pool = pool
@@ -78,11 +72,13 @@ class Scheduler:
         self._gather_s = gather_s
         self._idle_since = -float("inf")
         self._clock = clock
-        self._inbox: deque[tuple[int, float, Open | Chunk | Close | _DropGateway]] = deque()
-        self._later: deque[tuple[int, float, Open | Chunk | Close | _DropGateway]] = deque()  # of the next turn
-        self._brought = False  # in this turn a session began that brought its voice
-        self._arrived = threading.Condition()
+        self._inbox = Inbox(clock)
         self._open: dict[Key, _Session] = {}
+
+    @property
+    def refused(self) -> int:
+        """Chunks that broke the rules, or found no room."""
+        return self._refused + self._inbox.refused
 
     def sessions_of(self, gateway: int) -> int:
         """Sessions of one connection. For any thread."""
@@ -102,36 +98,27 @@ class Scheduler:
 
     def take(self, gateway: int, message: Open | Chunk | Close) -> None:
         """A gateway's message; never blocks for long."""
-        self._put(gateway, message)
+        self._inbox.put(gateway, message)
 
     def drop_gateway(self, gateway: int) -> None:
         """The connection is gone, and its sessions with it."""
-        self._put(gateway, _DropGateway())
+        self._inbox.put(gateway, DropGateway())
 
     def wake(self) -> None:
         """Ends a turn that waits."""
-        with self._arrived:
-            self._arrived.notify()
+        self._inbox.wake()
 
     def stuck_for(self) -> float:
         """Seconds since the running batch began; 0 when the engine is idle."""
         since = self.busy_since
         return 0.0 if since is None else self._clock() - since
 
-    def _put(self, gateway: int, message: Open | Chunk | Close | _DropGateway) -> None:
-        with self._arrived:
-            if len(self._inbox) >= MAX_INBOX and isinstance(message, Chunk):
-                self.refused += 1
-                return
-            self._inbox.append((gateway, self._clock(), message))
-            self._arrived.notify()
-
     # --- the engine's thread --------------------------------------------------------------------------------
 
     def turn(self, wait_s: float = 0.1) -> int:
         """Take what has arrived, answer who is silent or too late, convert one batch; how many chunks were answered.
         Waits at most `wait_s` for work."""
-        self._brought = False
+        self._inbox.begin_turn()
         self._sort_in(wait_s)
         answered = self._listen()
         self._gather()
@@ -153,9 +140,8 @@ class Scheduler:
 
     def _prepare(self) -> None:
         """Nobody waits. Work that was put off may take as long as it likes where nobody can come before it is done."""
-        with self._arrived:
-            if self._inbox or self._later:
-                return
+        if not self._inbox.is_empty:
+            return
         block_s = self._pool.geometry.block_ms / 1000
         self._pool.engine.prepare(PREPARE_BLOCKS * block_s if self._open else float("inf"))
 
@@ -176,22 +162,15 @@ class Scheduler:
             left = first + self._gather_s - self._clock()
             if left <= 0 or first < self._idle_since:
                 return
-            with self._arrived:
-                if not self._inbox:
-                    self._arrived.wait(left)
+            self._inbox.wait(left)
             self._sort_in(0.0)
             self._listen()
 
     def _sort_in(self, wait_s: float) -> None:
-        with self._arrived:
-            idle = not self._inbox and not self._later
-            if wait_s > 0 and idle and not any(session.jobs for session in self._open.values()):
-                self._arrived.wait(wait_s)
-            arrived, self._inbox = self._later + self._inbox, deque()
-        self._later = deque()
-        for gateway, at, message in arrived:
-            if self._put_off(gateway, at, message):
-                continue
+        """Take in what has come; wait for it where there is nothing else to do."""
+        if wait_s > 0 and self._inbox.is_empty and not any(session.jobs for session in self._open.values()):
+            self._inbox.wait(wait_s)
+        for gateway, at, message in self._inbox.take():
             match message:
                 case Open():
                     self._open_session((gateway, message.session), message)
@@ -201,27 +180,12 @@ class Scheduler:
                     session = self._open.get((gateway, message.session))
                     if session is not None and session.epoch <= message.epoch:
                         self._close((gateway, message.session))
-                case _DropGateway():
+                case DropGateway():
                     for key in [key for key in self._open if key[0] == gateway]:
                         self._close(key)
                 case _:
                     assert_never(message)
         self._count()
-
-    def _put_off(self, gateway: int, at: float, message: Open | Chunk | Close | _DropGateway) -> bool:
-        """Whether it waits for the next turn. A voice that a session brings is computed while everybody waits, so that
-        each turn has time for one; what else comes for a session that waits stays behind its beginning."""
-        if isinstance(message, _DropGateway):
-            self._later = deque(one for one in self._later if one[0] != gateway)
-            return False
-        key = (gateway, message.session)
-        brings = isinstance(message, Open) and bool(message.reference)
-        waits = any(key == (other, one.session) for other, _, one in self._later if not isinstance(one, _DropGateway))
-        if waits or (brings and self._brought):
-            self._later.append((gateway, at, message))
-            return True
-        self._brought = self._brought or brings
-        return False
 
     def _count(self) -> None:
         self.sessions = len(self._open)
@@ -261,7 +225,7 @@ class Scheduler:
         elif len(session.jobs) >= CREDIT:
             fault = f"more than {CREDIT} chunks in flight"
         if fault is not None:
-            self.refused += 1
+            self._refused += 1
             self._fail(key, chunk.epoch, fault)
             return
         samples = np.frombuffer(chunk.samples, "<i2")

@@ -15,6 +15,7 @@ import yaml
 
 from worker.models.published import bigvgan, campplus, hift, mel, rmvpe, whisper, xlsr
 from worker.models.seedvc import dit, regulator
+from worker.models.seedvc.layers import HEAD_WIDTH
 from worker.models.weights.checkpoints import CheckpointError, first_line
 from worker.models.weights.published import PublishedNetwork
 
@@ -226,7 +227,7 @@ class _Reader:
     def dit(self) -> dit.DiTConfig:
         key = "model_params.DiT"
         width = self.number(f"{key}.hidden_dim")
-        self.require(f"{key}.num_heads", (width // dit.HEAD_WIDTH,))
+        self.require(f"{key}.num_heads", (width // HEAD_WIDTH,))
         wavenet = self.require(f"{key}.final_layer_type", ("wavenet", "mlp")) == "wavenet"
         self.require(f"{key}.long_skip_connection", (wavenet,))
         self.require(f"{key}.uvit_skip_connection", (True,))

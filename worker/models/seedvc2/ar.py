@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.models.seedvc import files
-from worker.models.seedvc.dit import HEAD_WIDTH, FeedForward, RMSNorm
+from worker.models.seedvc.layers import HEAD_WIDTH, FeedForward, RMSNorm
 from worker.models.seedvc2.rotary import places
 from worker.models.weights.published import PublishedNetwork, as_published
 

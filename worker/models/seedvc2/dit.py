@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from worker.models import fused
 from worker.models.seedvc import files
-from worker.models.seedvc.dit import HEAD_WIDTH, Attention, FeedForward, RMSNorm, TimeEmbedder, add_normalise, normalise
+from worker.models.seedvc.layers import (
+    HEAD_WIDTH,
+    Attention,
+    FeedForward,
+    RMSNorm,
+    TimeEmbedder,
+    add_normalise,
+    normalise,
+)
 from worker.models.seedvc2.rotary import places, rounded_table
 from worker.models.weights.published import PublishedNetwork
 

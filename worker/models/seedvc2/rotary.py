@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worker.models.seedvc.dit import HEAD_WIDTH, ROTARY_BASE
+from worker.models.seedvc.layers import HEAD_WIDTH, ROTARY_BASE
 
 PLACES = 4096  # that the networks' own tables have
 
