@@ -52,6 +52,7 @@ class Visit:
     rate: int
     input: Wave  # from the microphone, and
     output: Wave  # to the loudspeaker, on one clock
+    folder: Path  # of what was saved
 
     def delay_s(self, at_s: float, length_s: float = 1.0, reach_s: float = 4.5) -> float:
         """How much later than the microphone the loudspeaker has the sound around `at_s`: the same, else this fails."""
@@ -64,14 +65,20 @@ class Visit:
         the same), and how much later it is."""
         begin, end = int(at_s * self.rate), int((at_s + length_s) * self.rate)
         first = max(0, begin - int(reach_s * self.rate))
-        heard, said = self.output[begin:end].astype(float), self.input[first:end].astype(float)
-        size = 1 << (len(said) + len(heard)).bit_length()
-        product = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(heard, size)), size)
-        product = product[: len(said) - len(heard) + 1]
-        energy = np.cumsum(np.concatenate([[0.0], said**2]))
-        energy = energy[len(heard) :] - energy[: len(energy) - len(heard)]
-        likeness = product / np.sqrt(np.maximum(energy, 1e-9) * max(float((heard**2).sum()), 1e-9))
-        return float(likeness.max()), (begin - first - int(likeness.argmax())) / self.rate
+        likeness, at = find(self.output[begin:end], self.input[first:end])
+        return likeness, (begin - first - at) / self.rate
+
+
+def find(piece: Wave, whole: Wave) -> tuple[float, int]:
+    """How much `piece` is like any stretch of `whole` (1: the same), and the first sample of the likest one."""
+    heard, said = piece.astype(float), whole.astype(float)
+    size = 1 << (len(said) + len(heard)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(heard, size)), size)
+    product = product[: len(said) - len(heard) + 1]
+    energy = np.cumsum(np.concatenate([[0.0], said**2]))
+    energy = energy[len(heard) :] - energy[: len(energy) - len(heard)]
+    likeness = product / np.sqrt(np.maximum(energy, 1e-9) * max(float((heard**2).sum()), 1e-9))
+    return float(likeness.max()), int(likeness.argmax())
 
 
 Visitor = Callable[..., Visit]
@@ -106,7 +113,7 @@ def _visit(port: int, folder: Path, browser: str, scenario: str, environ: dict[s
     seen = json.loads(said.splitlines()[-1])
     tracks = [np.fromfile(path, "<f4") for name in ("input", "output") if (path := out / f"{name}.f32").exists()]
     silent = np.zeros(0, np.float32)
-    return Visit(seen, seen.get("rate", 0), *(tracks or [silent, silent]))
+    return Visit(seen, seen.get("rate", 0), *(tracks or [silent, silent]), out)
 
 
 @pytest.fixture

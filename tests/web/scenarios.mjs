@@ -1,13 +1,15 @@
 // What visitors do. Each resolves with what it saw.
 
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
 
-export async function begin({ page, url, wanted }) {
+// choices: what is ticked before.
+export async function begin({ page, url, wanted }, ...choices) {
   await page.goto(url);
   await stateIs(page, "idle");
+  for (const choice of choices) await page.click(choice);
   if (wanted.webrtc) await page.click("#webrtc");
   await page.click("#toggle");
   await stateIs(page, "live");
@@ -20,6 +22,48 @@ export async function end({ page }) {
 }
 
 export const look = (page) => page.evaluate(() => window.studio.look());
+
+// Waits for a stretch of so many seconds in which playback neither had a gap nor made up for time; resolves with what the page
+// says then, and when the stretch began and ended on the recording's clock. However slow the machine is, it comes.
+export async function steady(page, lengthS) {
+  await page.evaluate(() => (window.stretch = null));
+  const found = await page.waitForFunction(
+    (length) => {
+      const { playback } = window.studio.look();
+      if (!playback?.started || document.body.dataset.state !== "live") return null;
+      const key = `${playback.gaps} ${playback.droppedMs}`;
+      if (window.stretch?.key !== key) window.stretch = { key, from: window.heardFor() };
+      const to = window.heardFor();
+      return to - window.stretch.from >= length && { from: window.stretch.from, to };
+    },
+    { polling: 50 },
+    lengthS,
+  );
+  return { ...(await look(page)), ...(await found.jsonValue()) };
+}
+
+// Before any script of the page: what it makes links for.
+function keepBlobs() {
+  window.blobs = [];
+  const { createObjectURL } = URL;
+  URL.createObjectURL = (blob) => (window.blobs.push(blob), createObjectURL.call(URL, blob));
+}
+
+// The recordings that the page offers, as files NAME in the visit's folder.
+async function save({ page, out }, names) {
+  for (const [i, name] of names.entries()) {
+    const url = await page.evaluate(
+      (at) =>
+        new Promise((resolve) => {
+          const reader = new FileReader();
+          reader.onload = () => resolve(reader.result);
+          reader.readAsDataURL(window.blobs.at(at));
+        }),
+      i - names.length,
+    );
+    await writeFile(`${out}/${name}`, Buffer.from(url.slice(url.indexOf(",") + 1), "base64"));
+  }
+}
 
 // axe-core's opinion of what is shown, kept in `visit.violations`, and a picture of it, STATE.png.
 export async function check({ page, out, violations }, state) {
@@ -41,13 +85,11 @@ export async function talk(visit) {
 export async function stall(visit) {
   const { page, line, wanted } = visit;
   await begin(visit);
-  await sleep(wanted.before_ms);
-  const before = await look(page);
+  const before = await steady(page, 2.5);
   line.stall();
   await sleep(wanted.stall_ms);
   line.resume();
-  await sleep(wanted.after_ms);
-  const after = await look(page);
+  const after = await steady(page, 2.5);
   return { before, after, ...(await end(visit)) };
 }
 
@@ -93,16 +135,19 @@ export async function tour(visit) {
   return { live, muted, recordings, files, overflow, kept };
 }
 
-// The line is cut: the page finds its way back by itself.
+// The line is cut: the page finds its way back by itself. All of it is recorded in the page, too.
 export async function cut(visit) {
   const { page, line } = visit;
-  await begin(visit);
-  await sleep(2000);
+  await page.evaluateOnNewDocument(keepBlobs);
+  await begin(visit, "#record");
+  const before = await steady(page, 2.5);
   line.cut();
   await stateIs(page, "reconnecting");
   await stateIs(page, "live");
-  await sleep(4000);
-  return { live: await look(page), ...(await end(visit)) };
+  const after = await steady(page, 2.5);
+  const ended = await end(visit);
+  await save(visit, ["original.wav", "converted.wav"]);
+  return { before, after, ...ended };
 }
 
 // The gateway ends a call over WebRTC: the page begins another by itself.
