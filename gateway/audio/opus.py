@@ -3,12 +3,13 @@ made up for by libopus's own concealment."""
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 
 import numpy as np
 import opuslib
 from opuslib.api import ctl as libopus_ctl
-from opuslib.api import decoder as libopus
+from opuslib.api import decoder as libopus_decoder
 from opuslib.api import encoder as libopus_encoder
 
 from gateway.audio.codec import AudioFormat, Codec, CodecError
@@ -64,39 +65,48 @@ class OpusDecoder:
 
     def decode(self, *, last: bool) -> Pcm:
         packets, self._packets = self._packets, []
-        following = [*(payload for payload, _ in packets[1:]), None][: len(packets)]
-        parts = [
-            self._decode(payload, round(ms * LINK_RATE / 1000), then)
-            for (payload, ms), then in zip(packets, following, strict=True)
-        ]
-        return np.frombuffer(b"".join(parts), "<i2")
+        lengths = [round(ms * LINK_RATE / 1000) for _, ms in packets]
+        sound = np.zeros(sum(lengths), np.int16)
+        following = [*(payload for payload, _ in packets[1:]), None]
+        at = sound.ctypes.data
+        for (payload, _), samples, then in zip(packets, lengths, following, strict=False):
+            self._decode(payload, at, samples, then)
+            at += 2 * samples
+        return sound
 
     def drain(self) -> Pcm:
         return self.decode(last=False)
 
-    def _decode(self, payload: bytes | None, samples: int, following: bytes | None) -> bytes:
-        """Exactly `samples` samples, so that time stays right. What is lost is taken from the packet `following` it,
-        where the encoder put it in once more (in-band FEC, RFC 6716, 2.1.7), else made up."""
-        sound = b""
+    def _decode(self, payload: bytes | None, at: int, samples: int, following: bytes | None) -> None:
+        """Exactly `samples` samples to the address `at`, so that time stays right. What is lost is taken from the packet
+        `following` it, where the encoder put it in once more (in-band FEC, RFC 6716, 2.1.7), else made up."""
+        made = 0
         if payload is not None:
             try:
-                sound = self._decoder.decode(payload, samples)
+                made = self._libopus(payload, at, samples)
                 self._bad_run = 0
             except opuslib.OpusError as error:
                 self._count_bad(f"Opus packet of {len(payload)} bytes: {error}")
                 payload = None
         if payload is None:
-            sound = self._conceal(samples, following)
-        return sound if len(sound) == 2 * samples else sound[: 2 * samples].ljust(2 * samples, b"\0")
+            made = self._conceal(at, samples, following)
+        if made < samples:
+            ctypes.memset(at + 2 * made, 0, 2 * (samples - made))
 
-    def _conceal(self, samples: int, following: bytes | None) -> bytes:
-        state = self._decoder.decoder_state
+    def _conceal(self, at: int, samples: int, following: bytes | None) -> int:
         if following is not None:
             with suppress(opuslib.OpusError):
-                restored: bytes = libopus.decode(state, following, len(following), samples, True, 1)
-                return restored
-        concealed: bytes = libopus.decode(state, None, 0, samples, False, 1)
-        return concealed
+                return self._libopus(following, at, samples, restore=True)
+        return self._libopus(None, at, samples)
+
+    def _libopus(self, packet: bytes | None, at: int, samples: int, *, restore: bool = False) -> int:
+        """How many samples were written; opuslib's own `decode` makes a Python number of each."""
+        length = 0 if packet is None else len(packet)
+        pcm = ctypes.c_int16.from_address(at)
+        made: int = libopus_decoder.libopus_decode(self._decoder.decoder_state, packet, length, pcm, samples, restore)
+        if made < 0:
+            raise opuslib.OpusError(made)
+        return made
 
     def _count_bad(self, reason: str) -> None:
         self.concealed += 1
@@ -138,6 +148,7 @@ class OpusEncoder:
             libopus_encoder.encoder_ctl(state, libopus_ctl.set_inband_fec, 1)
             libopus_encoder.encoder_ctl(state, libopus_ctl.set_packet_loss_perc, _EXPECTED_LOSS_PERCENT)
         self._frame = round(audio.rate * audio.frame_ms / 1000)
+        self._packet = ctypes.create_string_buffer(2 * self._frame)  # no packet may be longer than its samples
         self._rest = np.zeros(0, np.int16)
 
     def encode(self, samples: Pcm, last: bool) -> list[bytes]:
@@ -149,8 +160,19 @@ class OpusEncoder:
             wave = np.pad(wave, (0, -len(wave) % self._frame))
         whole = len(wave) - len(wave) % self._frame
         self._rest = wave[whole:]
-        frames = wave[:whole].astype("<i2", copy=False).reshape(-1, self._frame)
-        return [self._encoder.encode(frame.tobytes(), self._frame) for frame in frames]
+        frames = np.ascontiguousarray(wave[:whole], np.int16)
+        begin = frames.ctypes.data
+        return [self._libopus(begin + 2 * start) for start in range(0, whole, self._frame)]
+
+    def _libopus(self, at: int) -> bytes:
+        """The packet of the frame at an address."""
+        size = len(self._packet)
+        pcm = ctypes.c_int16.from_address(at)
+        length = libopus_encoder.libopus_encode(self._encoder.encoder_state, pcm, self._frame, self._packet, size)
+        if length < 0:
+            raise opuslib.OpusError(length)
+        packet: bytes = self._packet[:length]
+        return packet
 
 
 OPUS = Codec(
