@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -268,8 +268,9 @@ class Call:
         await session.write(self._say, self._report if self._request.stats else None)
         await self.line.settle()
 
-    async def _say(self, payload: bytes) -> None:
-        await self._in_time(self.line.say(payload))
+    async def _say(self, payloads: Sequence[bytes]) -> None:
+        if payloads:
+            await self._in_time(self.line.say(payloads))
 
     async def _report(self, event: AnswerSent) -> None:
         assert self._session is not None

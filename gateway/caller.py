@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -61,8 +62,8 @@ class Caller(Protocol):
         """The next payload or cue. Raises `SessionError` for what cannot be understood."""
         ...
 
-    async def say(self, payload: bytes) -> None:
-        """One message of the answer; waits while the caller does not read."""
+    async def say(self, payloads: Sequence[bytes]) -> None:
+        """The next messages of the answer; waits while the caller does not read."""
         ...
 
     async def warn(self, message: str, seconds_left: int) -> None:

@@ -28,7 +28,7 @@ from shared.messages import CREDIT, LINK_RATE
 T = TypeVar("T")
 _OMISSION_S = 0.15  # a shorter gap between payloads may be how the caller or its network sends
 _MOST_OMITTED_MS = 1000
-Say = Callable[[bytes], Awaitable[None]]
+Say = Callable[[Sequence[bytes]], Awaitable[None]]
 Report = Callable[[AnswerSent], Awaitable[None]]
 
 
@@ -173,8 +173,7 @@ class Session:
             heard_before = min(len(samples), self._skipped)
             self._skipped, samples = self._skipped - heard_before, samples[heard_before:]
             messages = await self._offload(partial(self._encoder.encode, samples, last), self._encoder.is_slow)
-            for message in messages:
-                await say(message)
+            await say(messages)
             self._sent_blocks += 1
             self._room.set()
             event = AnswerSent(self._now(), answer, samples, messages)

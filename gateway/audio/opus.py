@@ -78,8 +78,8 @@ class OpusDecoder:
         return self.decode(last=False)
 
     def _decode(self, payload: bytes | None, at: int, samples: int, following: bytes | None) -> None:
-        """Exactly `samples` samples to the address `at`, so that time stays right. What is lost is taken from the packet
-        `following` it, where the encoder put it in once more (in-band FEC, RFC 6716, 2.1.7), else made up."""
+        """Exactly `samples` samples to the address `at`, so that time stays right. What is lost is taken from the
+        packet `following` it, where the encoder put it in once more (in-band FEC, RFC 6716, 2.1.7), else made up."""
         made = 0
         if payload is not None:
             try:
@@ -171,8 +171,7 @@ class OpusEncoder:
         length = libopus_encoder.libopus_encode(self._encoder.encoder_state, pcm, self._frame, self._packet, size)
         if length < 0:
             raise opuslib.OpusError(length)
-        packet: bytes = self._packet[:length]
-        return packet
+        return self._packet.raw[:length]
 
 
 OPUS = Codec(

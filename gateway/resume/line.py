@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,9 +115,10 @@ class Line:
                     if self._newcomer is None and (not self.may_return or _hung_up(error)):
                         raise
 
-    async def say(self, payload: bytes) -> None:
+    async def say(self, payloads: Sequence[bytes]) -> None:
         """Now, or when the caller is back."""
-        self.said.add(payload)
+        for payload in payloads:
+            self.said.add(payload)
         await self._speak()
 
     async def settle(self) -> None:
@@ -137,10 +138,10 @@ class Line:
     async def _speak(self) -> None:
         async with self._speaking:
             caller = self.caller
-            while self._up and caller is self.caller and (piece := self.said.after(self._position)) is not None:
-                said_before, self._position = self._position, piece.end  # it may be on its way when this is cancelled
+            while self._up and caller is self.caller and (pieces := self.said.after(self._position)):
+                said_before, self._position = self._position, pieces[-1].end  # on its way when this is cancelled
                 try:
-                    await caller.say(piece.after(said_before))
+                    await caller.say([piece.after(said_before) for piece in pieces])
                 except (CallerGone, ConnectionError) as error:
                     self.lose(caller, error)
                     if not self.may_return:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple
 
 from gateway.audio.codec import AudioFormat
 from gateway.audio.pcm import PCM
 
 MAX_KEPT_BYTES = 1 << 20  # of one call: 32 s at 16 kHz
+ENOUGH_AT_ONCE_BYTES = 1 << 15  # several blocks of packets
 _PCM_BYTES = 2  # of a sample that is sent
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One message of sound; positions in samples at the caller's rate."""
 
     start: int
@@ -63,13 +64,15 @@ class Said:
         while self._pieces and self._pieces[0].end <= position:
             self._drop()
 
-    def after(self, position: int) -> Piece | None:
-        """The first message with something beyond `position`; None where there is none yet."""
-        if position >= self.end:
-            return None
-        if position >= self._pieces[-1].start:  # the usual case
-            return self._pieces[-1]
-        return next(piece for piece in self._pieces if piece.end > position)
+    def after(self, position: int) -> list[Piece]:
+        """The first messages with something beyond `position`, not many at once; none where there is none yet."""
+        newer = list(takewhile(lambda piece: piece.end > position, reversed(self._pieces)))
+        pieces: list[Piece] = []
+        room = ENOUGH_AT_ONCE_BYTES
+        while newer and room > 0:
+            pieces.append(newer.pop())
+            room -= len(pieces[-1].payload)
+        return pieces
 
     def _drop(self) -> None:
         self._bytes -= len(self._pieces.popleft().payload)

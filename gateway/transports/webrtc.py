@@ -106,13 +106,14 @@ class WebRtcCaller:
             return await self.hear() if self._inbox else Cue.END
         return Cue.UNKNOWN if isinstance(cue, Lost) else cue  # RTP knows better
 
-    async def say(self, payload: bytes) -> None:
-        while len(self._playout) >= _MAX_UNSENT and not self._gone:
-            await self._until_sent()
-        if self._gone:
-            raise CallerGone
-        self._playout.put(payload, self._loop.time())
-        self._peer.wake()
+    async def say(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            while len(self._playout) >= _MAX_UNSENT and not self._gone:
+                await self._until_sent()
+            if self._gone:
+                raise CallerGone
+            self._playout.put(payload, self._loop.time())
+            self._peer.wake()
 
     async def warn(self, message: str, seconds_left: int) -> None:
         assert self._protocol is not None
