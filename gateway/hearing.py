@@ -30,11 +30,18 @@ class Hearing:
         interrupt = asyncio.create_task(watch.interrupt_at(draining))
         try:
             while not draining.is_set():
-                await self._pace.wait()
+                if self._pace.is_ahead:
+                    await self._pace.wait()
                 watch.listen()
                 heard = await self._line.hear()
-                await watch.heard(sound=isinstance(heard, bytes) and len(heard) > 0)
-                if await self._take(heard):
+                sound = heard if isinstance(heard, bytes) else b""
+                watch.heard(sound=len(sound) > 0)
+                if watch.is_pausing:
+                    await watch.paused()
+                if sound:  # fifty times a second
+                    if self._session.take(sound):
+                        await self._session.send_on()
+                elif await self._take(heard):
                     return True
             return False
         except asyncio.CancelledError:
@@ -53,11 +60,11 @@ class Hearing:
         """Whether that was the end."""
         match heard:
             case bytes():
-                if heard:
-                    await self._session.feed(heard)
+                pass  # no sound at all
             case Lost():
                 for _ in range(heard.count):
-                    await self._session.feed(None)
+                    if self._session.take(None):
+                        await self._session.send_on()
             case Acknowledged():
                 self._line.said.acknowledge(heard.samples)
             case Cue.END:

@@ -25,8 +25,13 @@ class Pace:
         """How long to read nothing."""
         return max(0.0, -self._left_s / self._rate - (self._now() - self._counted_at))
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether there may be something to wait for."""
+        return self._left_s < 0
+
     async def wait(self) -> None:
-        if self._left_s < 0 and (pause_s := self.pause_s) > 0:
+        if self.is_ahead and (pause_s := self.pause_s) > 0:
             self._on_pause(pause_s)
             await asyncio.sleep(pause_s)
 

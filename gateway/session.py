@@ -1,8 +1,8 @@
 """One caller's session: payloads in, blocks to the stream, ordered answers out as messages.
 
-`feed`, `pause` and `finish` belong to the reading side, `write` to the sending side; both run on the event loop and
-leave codec work to a thread. What the caller has not read and what the worker has not answered is bounded: then `feed`
-waits.
+`take`, `send_on`, `pause` and `finish` belong to the reading side, `write` to the sending side; both run on the event
+loop and leave codec work to a thread. What the caller has not read and what the worker has not answered is bounded:
+then `send_on` waits.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Session:
         self._now = asyncio.get_running_loop().time
         self._stats = SessionStats(self._now())
         self._observers = (self._stats, *observers)
+        self._on_payload = [observer.on_payload for observer in self._observers]
         self._blocker = Blocker(self._layout)
         self._edges = Edges(self._layout.rate_out)
         self._history = round(history_ms * LINK_RATE / 1000)  # samples that are still to come
@@ -78,8 +79,9 @@ class Session:
 
     # --- the caller's sound ---------------------------------------------------------------------------------
 
-    async def feed(self, payload: bytes | None) -> None:
-        """One message of sound, or None for one that was lost. Raises `SessionError` INVALID_AUDIO."""
+    def take(self, payload: bytes | None) -> bool:
+        """One message of sound, or None for one that was lost; whether a block is whole, and `send_on` to be waited for
+        before the next message. Raises `SessionError` INVALID_AUDIO."""
         now = self._now()
         if not self._position_ms or now - self._heard_at >= _OMISSION_S:
             self._make_up(now)
@@ -90,11 +92,14 @@ class Session:
             raise SessionError("INVALID_AUDIO", str(error)) from None
         self._position_ms += audio_ms
         event = PayloadReceived(now, payload, audio_ms)
-        for observer in self._observers:
-            observer.on_payload(event)
+        for on_payload in self._on_payload:
+            on_payload(event)
         self._until_block_ms -= audio_ms
-        if self._until_block_ms <= 1e-6:
-            await self._submit(self._blocker.push(self._recall(await self._decode(last=False))))
+        return self._until_block_ms <= 1e-6
+
+    async def send_on(self) -> None:
+        """What is whole goes on its way. Raises `SessionError` INVALID_AUDIO."""
+        await self._submit(self._blocker.push(self._recall(await self._decode(last=False))))
 
     def _recall(self, samples: Pcm) -> Pcm:
         """What of the samples is new."""

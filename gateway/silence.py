@@ -38,10 +38,18 @@ class SilenceWatch:
             self._sounded, self._holds = False, True
             self._sound_at = self._alive_at
 
-    async def heard(self, *, sound: bool) -> None:
-        """A message has come. Waits until what was held before it is on its way."""
+    def heard(self, *, sound: bool) -> None:
+        """A message has come; `paused` is to be waited for, where something `is_pausing`."""
         self.waiting = False
         self._sounded = sound
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether what was held before the message may not be on its way yet."""
+        return self._pausing is not None
+
+    async def paused(self) -> None:
+        """Until it is."""
         if self._pausing is not None:
             await self._pausing
             self._pausing = None
