@@ -18,10 +18,11 @@ from tests.gateway.test_sessions import LEAD_MS, noise, say
 from tests.gateway.transports.raw import BINARY, TEXT, frame
 
 from .mutations import EXAMPLES, SEED, mutate
-from .test_decoders import FROM_WORKER
+from .readers import FROM_WORKER
 
 __all__ = ["sections", "service", "settings"]
-_CONNECTIONS = max(20, EXAMPLES // 10)  # of each kind; each takes many bytes
+_CONNECTIONS = EXAMPLES if EXAMPLES > 1000 else 30  # of each kind; each takes many bytes
+_AT_ONCE = 16
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -64,6 +65,18 @@ async def send(port: int, content: bytes) -> bytes:
     return answer
 
 
+async def together(one: Callable[[], Awaitable[None]]) -> None:
+    """`one` for each connection, some at a time."""
+
+    async def some(count: int) -> None:
+        for _ in range(count):
+            await one()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(_AT_ONCE):
+            group.create_task(some(len(range(number, _CONNECTIONS, _AT_ONCE))))
+
+
 async def beside_a_call(service: Service, work: Callable[[], Awaitable[None]]) -> None:
     """The call has all its sound, and nothing is left of the others."""
     await service.worker()
@@ -92,23 +105,21 @@ async def test_websocket_frames(service: Service) -> None:
         config + frame(BINARY, bytes(640), fin=False) + frame(0, bytes(640)),
     ]
 
-    async def work() -> None:
-        for _ in range(_CONNECTIONS):
-            await send(service.gateway.port, UPGRADE + b"\r\n" + mutate(rng, whole))
+    async def one() -> None:
+        await send(service.gateway.port, UPGRADE + b"\r\n" + mutate(rng, whole))
 
-    await beside_a_call(service, work)
+    await beside_a_call(service, lambda: together(one))
 
 
 @pytest.mark.parametrize("settings", [{"resume_window_s": 0, "config_timeout_s": 0.5, "idle_timeout_s": 3600}])
 async def test_http_requests(service: Service) -> None:
     rng = random.Random(f"{SEED} http")
 
-    async def work() -> None:
-        for _ in range(_CONNECTIONS):
-            answer = await send(service.gateway.port, mutate(rng, REQUESTS))
-            assert b" 500 " not in answer.split(b"\r\n")[0]
+    async def one() -> None:
+        answer = await send(service.gateway.port, mutate(rng, REQUESTS))
+        assert b" 500 " not in answer.split(b"\r\n")[0]
 
-    await beside_a_call(service, work)
+    await beside_a_call(service, lambda: together(one))
 
 
 @pytest.mark.parametrize("request_bytes", AMBIGUOUS)
