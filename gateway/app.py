@@ -17,8 +17,9 @@ from aiohttp import web
 from loguru import logger
 
 from gateway.auth.door import Door
-from gateway.auth.passes import Passes, shared_secret
+from gateway.auth.passes import Passes
 from gateway.auth.requests import address_middleware
+from gateway.auth.secret import service_secret
 from gateway.auth.spent import SpentMinutes
 from gateway.calls import Calls
 from gateway.lag import watch_lag
@@ -76,12 +77,12 @@ class Gateway:
         check_auth(self.config)
         version()  # asks git once, before anybody waits
         recording = self.config.recording
-        secret = shared_secret(self.config.serve.state_dir)
+        secret = service_secret(self.config)
         self.door = Door(
             self.config.auth,
             is_private=gateway.is_private,
             on_denied=lambda reason: self.metrics.denied.labels(reason).inc(),
-            passes=Passes(secret),
+            passes=Passes(secret.key),
         )
         self.recorder = Recorder(
             recording.dir,
@@ -115,7 +116,13 @@ class Gateway:
         kept = self.config.voices
         self._reader = ClipReader()
         voices = VoiceStore(kept.dir, per_principal=kept.per_principal, total=kept.total)
-        self.returns = Returns(self.config.serve.state_dir / "resume", secret, gateway.resume_window_s)
+        self.returns = Returns(
+            self.config.serve.state_dir / "resume",
+            secret.key,
+            gateway.resume_window_s,
+            longest_call_s=gateway.max_session_s,
+            from_elsewhere=secret.of_many_hosts,
+        )
         self.calls = Calls(
             self.config,
             self.pool,

@@ -153,6 +153,7 @@ class Calls:
                 await self._forward(visit.caller, found.port)
                 return True
         self._metrics.resumed.labels("new").inc()
+        for_session(session_id).info("the caller comes from a process that is {}", found.where.name.lower())
         return False
 
     async def _forward(self, caller: Caller, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import stat
 from collections.abc import Callable
@@ -49,6 +50,19 @@ def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
     if config.server_key_file is None:
         raise LinkError("link.server_key_file: a worker needs the gateway's public key beside its own secret key")
     return Keys(public, secret, _read_certificate(config.server_key_file)[0])
+
+
+def derive_secret(config: LinkConfig, purpose: str) -> bytes | None:
+    """32 bytes for `purpose`, the same wherever this side's secret key lies, from which nobody learns that key.
+
+    None for a plain link. Raises `LinkError`.
+    """
+    if config.secret_key_file is None:
+        return None
+    _, secret = _read_certificate(config.secret_key_file)
+    if secret is None:
+        raise LinkError(f"link.secret_key_file: {config.secret_key_file} holds no secret key")
+    return hmac.new(secret, purpose.encode(), hashlib.sha256).digest()
 
 
 def read_public(path: Path) -> bytes:

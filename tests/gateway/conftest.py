@@ -17,6 +17,7 @@ import zmq.asyncio
 
 from gateway.app import Gateway
 from shared.config import Config
+from shared.curve import Keys
 from shared.messages import (
     PROTOCOL_VERSION,
     Audio,
@@ -58,11 +59,15 @@ class EchoWorker:
     reference_ms: int = 3000  # of callers' own voices
     options: dict[str, list[float]] = field(default_factory=dict)
     opens_sessions: bool = True  # False: leaves the answer to the test
+    keys: Keys | None = None  # for a gateway that wants some
 
     async def start(self) -> EchoWorker:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
+        if self.keys is not None:
+            self._socket.curve_publickey, self._socket.curve_secretkey = self.keys.public, self.keys.secret
+            self._socket.curve_serverkey = self.keys.server
         self._socket.connect(f"tcp://127.0.0.1:{self.port}")
         await self.say_hello()
         self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._beat())]

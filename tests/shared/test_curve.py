@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.auth
 
-from shared.curve import LinkError, authenticator, check_plain, load_keys, make_pair
+from shared.curve import LinkError, authenticator, check_plain, derive_secret, load_keys, make_pair
 from shared.link import bind_router, connect_dealer
 from shared.settings import LinkConfig
 from tests.support.sockets import TidyContext, port_of
@@ -98,3 +98,18 @@ def test_a_pair_is_its_owner_s_alone_and_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"worker\.key is there already"):
         make_pair(tmp_path / "keys", "worker")
     assert secret.read_bytes() == before
+
+
+def test_who_has_a_key_derives_the_same_from_it_for_one_purpose_and_nobody_else(keys: Path, tmp_path: Path) -> None:
+    secret = keys / "gateway.key_secret"
+    copy = tmp_path / "elsewhere"
+    copy.write_bytes(secret.read_bytes())
+    derived = derive_secret(LinkConfig(secret_key_file=secret), "one")
+    assert derived is not None
+    assert len(derived) == 32
+    assert derived == derive_secret(LinkConfig(secret_key_file=copy), "one")
+    assert derived != derive_secret(LinkConfig(secret_key_file=secret), "another")
+    assert derived != derive_secret(LinkConfig(secret_key_file=keys / "worker.key_secret"), "one")
+    assert derive_secret(LinkConfig(), "one") is None
+    with pytest.raises(LinkError, match="no secret key"):
+        derive_secret(LinkConfig(secret_key_file=keys / "gateway.key"), "one")

@@ -12,10 +12,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.auth.door import Door
-from gateway.auth.passes import Passes, shared_secret
+from gateway.auth.passes import Passes
 from gateway.auth.principal import CredentialError
+from gateway.auth.secret import ServiceSecret, service_secret
 from gateway.origins import Origins
 from gateway.routes.page import page_routes
+from shared.config import Config
 from shared.settings import DEMO_KEY, AuthConfig
 
 SECRET = bytes(32)
@@ -63,15 +65,20 @@ async def test_no_token_lets_in_where_the_demo_key_does_not() -> None:
             await shut.identify(Passes(SECRET).issue(), "127.0.0.1")
 
 
+def secret_of(state_dir: Path) -> ServiceSecret:
+    return service_secret(Config.model_validate({"serve": {"state_dir": state_dir}}))
+
+
 def test_processes_of_one_service_share_the_secret_which_nobody_else_can_read(tmp_path: Path) -> None:
     folder = tmp_path / "temp"
-    first = shared_secret(folder)
-    assert shared_secret(folder) == first
-    assert len(first) == 32
+    first = secret_of(folder)
+    assert secret_of(folder) == first
+    assert len(first.key) == 32
+    assert not first.of_many_hosts
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o077 == 0
     (tmp_path / "file").touch()
-    assert shared_secret(tmp_path / "file") != first  # nothing can be written: one's own
+    assert secret_of(tmp_path / "file") != first  # nothing can be written: one's own
 
 
 @pytest.mark.parametrize(

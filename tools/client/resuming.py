@@ -37,9 +37,10 @@ class Break:
 
 @dataclass(slots=True)
 class ResumingCall(Call):
-    """What happened, over all connections."""
+    """What happened, over all connections and streams; `complete` is the last stream's."""
 
     breaks: list[Break] = field(default_factory=list)
+    concealed: int = 0  # blocks, as they were announced
 
 
 async def resuming_call(
@@ -169,6 +170,7 @@ class _Resuming:
                 match content.get("type"):
                     case "stats":
                         self._padded_ms = float(content.get("padded_ms", 0.0))
+                        self._made.concealed += bool(content.get("concealed"))
                     case "going_away":
                         self._going_away = True
                     case "complete":

@@ -59,7 +59,9 @@ def report(result: Call, stats: dict[str, Any]) -> str:
     """A few lines for people."""
     chunk = stats["from_due"]["chunk_latency_stats"]
     complete = result.complete or {}
-    breaks = result.breaks if isinstance(result, ResumingCall) else []
+    breaks, concealed = [], complete.get("concealed_chunks")
+    if isinstance(result, ResumingCall):
+        breaks, concealed = result.breaks, result.concealed
     block = f"mean {chunk['mean_ms']:.1f} ms, p95 {chunk['p95_ms']:.1f} ms, max {chunk['max_ms']:.1f} ms"
     return "\n".join(
         (
@@ -69,8 +71,7 @@ def report(result: Call, stats: dict[str, Any]) -> str:
             f"  first answer         {stats['first_token_latency_ms'] or 0:.1f} ms after the first packet",
             f"  real-time factor     {stats['from_due']['real_time_factor']['mean']:.3f}, "
             f"jitter {stats['from_due']['arrival_jitter_ms']:.1f} ms",
-            f"  at the gateway       {complete.get('average_latency_ms')} ms a block, "
-            f"{complete.get('concealed_chunks')} concealed",
+            f"  at the gateway       {complete.get('average_latency_ms')} ms a block, {concealed} concealed",
             *(
                 f"  connection lost      for {gap.back_at - gap.at:.1f} s, "
                 f"then {'a new stream with the old history' if gap.new_stream else 'the same stream'}"
