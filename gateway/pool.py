@@ -134,7 +134,7 @@ class Pool:
                 raise bad_field("voice", f"the model {wanted!r} takes no recordings of callers")
             fitting = taking
         elif voice is not None:
-            having = [w for w in fitting if w.has_voice(voice)]
+            having = [w for w in fitting if voice in w.voices]
             if fitting and not having:
                 known = ", ".join(sorted({v.name for w in fitting for v in w.hello.voices}))
                 raise bad_field("voice", f"no {voice!r}; there are: {known}")
@@ -189,8 +189,8 @@ class Pool:
 
     def _history_ms(self, spec: StreamSpec) -> int:
         """Context that any worker of this kind wants when the session is opened again."""
-        wanted = (w.hello.history_ms for w in self.workers.values() if w.serves(spec))
-        return max(wanted, default=_DEFAULT_HISTORY_MS)
+        same = (w.hello.history_ms for w in self.workers.values() if w.hello.model == spec.model)
+        return max(same, default=_DEFAULT_HISTORY_MS)
 
     def _rehouse(self, streams: Iterable[Stream]) -> None:
         """New places for sessions whose worker is gone; who finds none waits for one."""

@@ -25,6 +25,10 @@ class WorkerRecord:
     over_beats: int = 0  # in a row in which it had more sessions than its quota
     shed_at: float = -1e9  # when sessions were last moved away for that
     streams: dict[str, Stream] = field(default_factory=dict)
+    voices: frozenset[str] = field(init=False)  # names
+
+    def __post_init__(self) -> None:
+        self.voices = frozenset(voice.name for voice in self.hello.voices)
 
     @property
     def name(self) -> str:
@@ -32,14 +36,12 @@ class WorkerRecord:
 
     @property
     def free(self) -> int:
-        return 0 if self.draining else max(0, self.capacity - len(self.streams))
+        free = self.capacity - len(self.streams)
+        return free if free > 0 and not self.draining else 0
 
     @property
     def load(self) -> tuple[float, float]:
         return len(self.streams) / max(1, self.capacity), self.queue_ms
-
-    def has_voice(self, name: str) -> bool:
-        return any(voice.name == name for voice in self.hello.voices)
 
     @property
     def takes_references(self) -> bool:
@@ -53,7 +55,7 @@ class WorkerRecord:
             hello.model == spec.model
             and (hello.block_ms, hello.delay_ms, hello.sample_rate_out)
             == (layout.block_ms, layout.delay_ms, layout.rate_out)
-            and (self.takes_references if spec.reference else self.has_voice(spec.voice))
+            and (self.takes_references if spec.reference else spec.voice in self.voices)
         )
 
     def describe(self) -> PooledWorker:
