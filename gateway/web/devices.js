@@ -1,6 +1,6 @@
 // The microphone and the loudspeaker of a call.
 
-import { FastVCError } from "./connection.js";
+import { FastVCError } from "./line.js";
 
 export async function openMicrophone(input) {
   if (!navigator.mediaDevices) throw new FastVCError("INSECURE", "browsers lend the microphone over https or on localhost only");

@@ -1,6 +1,6 @@
 // The gateway as its clients see it: addresses, what a call asks for, and what is tried again.
 
-import { FastVCError } from "./connection.js";
+import { FastVCError } from "./line.js";
 
 export const RATE_IN = 16000; // what the models hear
 export const RATE_OUT = 24000; // what the page asks for

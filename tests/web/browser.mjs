@@ -49,8 +49,9 @@ export function listenIn() {
       rate = context.sampleRate;
       const merger = context.createChannelMerger(3);
       const recorder = context.createScriptProcessor(16384, 3, 1);
-      const counter = new AudioBufferSourceNode(context, { buffer: new AudioBuffer({ length: COUNTED, sampleRate: rate }), loop: true });
-      counter.buffer.copyToChannel(Float32Array.from({ length: COUNTED }, (_, i) => i), 0);
+      const counts = new AudioBuffer({ length: COUNTED, sampleRate: rate });
+      counts.copyToChannel(Float32Array.from({ length: COUNTED }, (_, i) => i), 0);
+      const counter = new AudioBufferSourceNode(context, { buffer: counts, loop: true });
       connect.call(counter, merger, 0, 2);
       counter.start();
       recorder.onaudioprocess = ({ inputBuffer }) =>
