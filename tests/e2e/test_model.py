@@ -55,13 +55,14 @@ class Pool(Serve):
 
     def start_with(self, checkpoints: Path) -> Pool:
         self.port, self.link_port = free_port(), free_port()
-        given = self.settings | {
+        given = {
             "WORKER__CHECKPOINTS_DIR": checkpoints,
             "GATEWAY__PORT": self.port,
             "LINK__PORT": self.link_port,
             "AUTH__API_KEYS": json.dumps([KEY]),
             "SERVE__STATE_DIR": self.folder / "temp",
             "LOG__DIR": self.folder / "logs",
+            **self.settings,
         }
         names = {key: key if key.startswith("HF_") else f"FASTVC_{key}" for key in given}
         self.environ = os.environ | {names[key]: str(value) for key, value in given.items()}
@@ -75,6 +76,12 @@ class Pool(Serve):
         with (self.folder / f"{name}.out").open("w") as log:
             return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
 
+    def end(self) -> None:
+        """Of all; some were killed before."""
+        for process in (*self.working, self.process):
+            process.send_signal(signal.SIGTERM)
+        assert all(process.wait(30) in (0, -signal.SIGKILL) for process in (*self.working, self.process))
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
@@ -82,9 +89,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     write_hub(checkpoints, reduced("tiny"))
     pool = Pool(tmp_path_factory.mktemp("pool"), workers=2).start_with(checkpoints)
     yield pool
-    for process in (*pool.working, pool.process):
-        process.send_signal(signal.SIGTERM)
-    assert all(process.wait(30) in (0, -signal.SIGKILL) for process in (*pool.working, pool.process))
+    pool.end()
 
 
 async def convert(pool: Pool, **options: Any) -> Call:

@@ -46,9 +46,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     write_hub(checkpoints, reduced_v2())
     pool = V2Pool(tmp_path_factory.mktemp("pool"), workers=1).start_with(checkpoints)
     yield pool
-    for process in (*pool.working, pool.process):
-        process.terminate()
-    assert all(process.wait(30) == 0 for process in (*pool.working, pool.process))
+    pool.end()
 
 
 async def test_callers_get_all_their_sound(pool: Pool) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,10 @@ import pytest
 import soundfile
 
 from shared.addresses import free_port, free_ports
+from shared.settings import DEMO_KEY
 from tests.e2e.conftest import SAMPLE, Serve
+from tests.e2e.test_model import SETTINGS, Pool
+from tests.support.reduced import reduced, write_hub
 
 Wave = npt.NDArray[np.float32]
 
@@ -181,6 +184,29 @@ def diffusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A model with a solver, for one caller."""
     only_one = {"WORKER__MAX_SESSIONS": 1, "WORKER__MAX_BATCH": 1, "WORKER__WARM_UP_S": 1}
     yield from _serve(tmp_path_factory.mktemp("diffusing"), ENV="", WORKER__MODEL="nano", **only_one)
+
+
+class Stepping(Pool):
+    """A model with a solver of several steps, and the demo key."""
+
+    settings: ClassVar[dict[str, Any]] = SETTINGS | {
+        "AUTH__API_KEYS": f'["{DEMO_KEY}"]',
+        "WORKER__STEPS": 4,
+        "WORKER__MIN_STEPS": 4,
+        "WORKER__BLOCK_MS": 800,  # of which half is to spare, also on a machine that does much else
+        "WORKER__MAX_BATCH": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def stepping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Published networks in small, with weights of no meaning: what comes out is noise, in time."""
+    need("node", "chromium")
+    checkpoints = tmp_path_factory.mktemp("hub")
+    write_hub(checkpoints, reduced("tiny"))
+    pool = Stepping(tmp_path_factory.mktemp("stepping")).start_with(checkpoints)
+    yield pool
+    pool.end()
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,31 @@ export async function settings(visit) {
   return { shown, typed, chosen: { input, output }, advice, stats, asked, kept, files };
 }
 
+// Few steps where there is time for more: the button takes those that are suggested, and the next call makes them.
+export async function suggestion(visit) {
+  const { page, url } = visit;
+  await page.goto(url);
+  await stateIs(page, "idle");
+  await page.type("#steps", "1");
+  await page.click("#toggle");
+  await stateIs(page, "live");
+  await page.waitForSelector("#advice:not([hidden]) #take-advice:not([hidden])");
+  const text = (selector) => page.$eval(selector, (element) => element.textContent);
+  const before = { measured: await text("#advice span"), offered: await text("#take-advice"), steps: (await look(page)).stats.steps };
+  await page.click("#take-advice");
+  const taken = await page.$eval("#steps", (field) => field.value);
+  const hidden = await page.$eval("#take-advice", (button) => button.hidden);
+  await end(visit);
+  await page.click("#toggle");
+  await stateIs(page, "live");
+  await page.waitForFunction(() => window.studio.look().stats?.steps); // of a block with speech
+  const { stats } = await look(page);
+  await end(visit);
+  await page.reload();
+  await stateIs(page, "idle");
+  return { before, taken, hidden, steps: stats.steps, kept: await page.$eval("#steps", (field) => field.value) };
+}
+
 // As a file manager would.
 async function drop(page, path) {
   const client = await page.createCDPSession();

@@ -43,6 +43,23 @@ def test_options_within_the_worker_s_limits_devices_and_a_file_that_is_dropped(
     assert seen["files"] == ["speech-original.wav", "speech-carlo.wav"]
 
 
+def test_more_steps_are_suggested_where_there_is_time_and_a_button_takes_them(
+    chromium: Visitor, stepping: Serve
+) -> None:
+    """Some 25 s: nothing is said before six blocks were heard."""
+    visit = chromium(stepping.port, "suggestion")
+    check_no_fault(visit)
+    seen = visit.seen
+    assert seen["before"]["steps"] == 1
+    assert re.search(r"Your machine: \d+ ms, 1 step\.", seen["before"]["measured"])
+    offered = re.fullmatch(r"Use ([2-4]) steps, some \d+ ms", seen["before"]["offered"])
+    assert offered
+    assert seen["taken"] == offered[1]
+    assert seen["hidden"]
+    assert str(seen["steps"]) == offered[1]  # the next call makes them
+    assert seen["kept"] == offered[1]
+
+
 def test_ones_own_voice_is_heard_while_the_button_is_held_and_never_else(chromium: Visitor, shifting: Serve) -> None:
     """Some 20 s of a call in real time."""
     visit = chromium(shifting.port, "monitor")

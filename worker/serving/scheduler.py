@@ -42,6 +42,7 @@ class _Job:
 class _Session:
     epoch: int
     slot: int
+    steps: int  # of the solver, at most
     jobs: deque[_Job] = field(default_factory=deque)
     speaks: bool = False  # the first job has been listened to, and waits for conversion
     missed: int = 0  # jobs in a row that came too late
@@ -210,7 +211,8 @@ class Scheduler:
             reason = f"could not be opened: {type(error).__name__}"
             self._reply(key[0], Failed(message.session, message.epoch, "INTERNAL_ERROR", reason))
         else:
-            self._open[key] = _Session(message.epoch, slot)
+            steps = self._planner.max_steps if options.steps is None else options.steps
+            self._open[key] = _Session(message.epoch, slot, steps)
             for_session(message.session).info("opened, voice {}, epoch {}", message.voice, message.epoch)
             self._reply(key[0], Opened(message.session, message.epoch))
 
@@ -263,7 +265,12 @@ class Scheduler:
             self._answer(key, block, now, made.stages, batch_size=0, steps=0, concealed=concealed)
 
     def _convert(self, keys: list[Key], steps: int, now: float) -> int:
-        """Convert and answer one batch; how many rows it had. Without memory for it, they wait for a smaller one."""
+        """Convert and answer one batch; how many rows it had. Without memory for it, they wait for a smaller one.
+
+        Where nobody in it asked for so many steps it takes fewer, but none that the planner would not take: their cost
+        was measured, and CUDA's graphs were captured."""
+        wanted = [self._open[key].steps for key in keys]
+        steps = min(steps, max(self._planner.min_steps, *wanted))
         try:
             made = self._pool.convert([self._open[key].slot for key in keys], steps)
         except OutOfMemory as error:
@@ -276,11 +283,12 @@ class Scheduler:
             return 0
         self._planner.cost.observe(len(keys), steps, 1e3 * (self._clock() - now))
         self.queue_ms = max(now - self._open[key].jobs[0].arrived_at for key in keys) * 1000
-        for key, block in zip(keys, made.blocks, strict=True):
+        for key, block, most in zip(keys, made.blocks, wanted, strict=True):
             if block.error is not None:
                 self._fail(key, self._open[key].epoch, block.error)
             else:
-                self._answer(key, block, now, made.stages, batch_size=len(keys), steps=steps, concealed=False)
+                own = min(steps, most)
+                self._answer(key, block, now, made.stages, batch_size=len(keys), steps=own, concealed=False)
         return len(keys)
 
     def _answer(

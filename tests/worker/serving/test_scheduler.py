@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from shared.messages import Audio, Chunk, Close, Failed, Open, Opened
-from worker.engine import Batch
+from worker.engine import Batch, OptionLimits, StageTimes
 from worker.engines.passthrough import PassthroughEngine
 from worker.geometry import Geometry
 from worker.serving.cost import CostModel
@@ -25,13 +26,13 @@ BLOCK = GEOMETRY.block_samples_in
 class House:
     """A scheduler, what it answered, and the order in which rows were converted."""
 
-    def __init__(self, max_sessions: int = 8, max_batch: int = 8, engine: Any = None) -> None:
+    def __init__(self, max_sessions: int = 8, max_batch: int = 8, engine: Any = None, min_steps: int = 4) -> None:
         self.now = 100.0
         self.answers: list[tuple[int, Any]] = []
         engine = engine or PassthroughEngine(GEOMETRY)
         self.pool = StreamPool(engine, max_sessions, rms_mix_rate=1.0)
         reply = lambda gateway, message: self.answers.append((gateway, message))  # noqa: E731
-        planner = Planner(CostModel(), max_batch=max_batch, min_steps=4, max_steps=4, block_s=0.1)
+        planner = Planner(CostModel(), max_batch=max_batch, min_steps=min_steps, max_steps=4, block_s=0.1)
         self.scheduler = Scheduler(self.pool, reply, planner, clock=lambda: self.now)
 
     def open(self, *names: str, epoch: int = 0, gateway: int = 0, voice: str = "none") -> None:
@@ -68,6 +69,36 @@ def test_everything_ready_is_one_batch_with_one_chunk_a_session() -> None:
     assert house.turn() == 0
     assert {m.stats.batch_size for m in house.of(Audio)} == {3}
     assert {m.stats.steps for m in house.of(Audio)} == {4}
+
+
+class Stepping(PassthroughEngine):
+    """Takes steps, and notes how many each batch was given."""
+
+    limits = OptionLimits(max_steps=4, max_guidance=0, max_f0_shift=0)
+
+    def __init__(self) -> None:
+        super().__init__(GEOMETRY)
+        self.given: list[int] = []
+
+    def convert(self, batch: Batch) -> tuple[Tensor, StageTimes]:
+        self.given.append(batch.steps)
+        return super().convert(batch)
+
+
+def test_a_batch_takes_as_many_steps_as_somebody_in_it_asked_for_and_each_is_told_its_own() -> None:
+    engine = Stepping()
+    house = House(engine=engine, min_steps=2)
+    for name, steps in (("a", 1), ("b", 3)):
+        house.scheduler.take(0, Open(name, 0, "none", options={"steps": steps}))
+        house.chunk(name, 0)
+    house.turn()
+    house.chunk("a", 1)  # alone
+    house.turn()
+    house.open("c")
+    house.chunk("c", 0)
+    house.turn()
+    assert engine.given == [3, 2, 4]  # never fewer than the planner would take
+    assert [(m.session, m.stats.steps) for m in house.of(Audio)] == [("a", 1), ("b", 3), ("a", 1), ("c", 4)]
 
 
 def test_the_earliest_deadlines_go_first_when_not_all_fit() -> None:
