@@ -23,6 +23,7 @@ MAX_PACKET_MS = 120  # RFC 6716, 3.4
 MAX_DTX_BYTES = 2  # of a packet after which an encoder may send nothing: libopus, opus_encode's documentation
 MAX_BAD_RUN = 50  # damaged packets one after another: then it is no Opus
 _EXPECTED_LOSS_PERCENT = 10  # where packets may get lost; it decides how much room the redundancy gets
+_FRAME_MS = 3 * (10, 20, 40, 60) + 2 * (10, 20) + 4 * (2.5, 5, 10, 20)  # by configuration: SILK, hybrid, CELT
 _COMPLEXITY = 5  # half the cost of libopus's default on speech
 
 
@@ -119,16 +120,12 @@ def packet_ms(packet: bytes) -> float:
     """Duration of an Opus packet from its first bytes (RFC 6716, 3.1 and 3.2). Raises `CodecError`."""
     if not packet:
         raise CodecError("empty Opus packet")
-    config, code = packet[0] >> 3, packet[0] & 3
-    if config < 12:  # SILK
-        frame_ms: float = (10, 20, 40, 60)[config % 4]
-    elif config < 16:  # hybrid
-        frame_ms = (10, 20)[config % 2]
-    else:  # CELT
-        frame_ms = (2.5, 5, 10, 20)[config % 4]
+    frame_ms, code = _FRAME_MS[packet[0] >> 3], packet[0] & 3
+    if code == 0:  # the usual case
+        return frame_ms
     if code == 3 and len(packet) < 2:
         raise CodecError("Opus packet ends before its frame count")
-    count = 1 if code == 0 else 2 if code < 3 else packet[1] & 0x3F
+    count = 2 if code < 3 else packet[1] & 0x3F
     if not 0 < count * frame_ms <= MAX_PACKET_MS:
         raise CodecError(f"Opus packet of {count} frames of {frame_ms} ms: at most {MAX_PACKET_MS} ms are allowed")
     return count * frame_ms

@@ -23,7 +23,8 @@ class Spread:
         self.count += 1
         self.total += value
         self.squares += value * value
-        self.largest = max(self.largest, value)
+        if value > self.largest:
+            self.largest = value
 
     def merge(self, other: Spread) -> None:
         self.count += other.count
@@ -62,7 +63,8 @@ class CallFigures:
         if self.first_at is None:
             self.first_at = event.at
         else:
-            self.late.add(max(0.0, (event.at - self.heard_at) * 1000 - self.heard_ms))
+            late_ms = (event.at - self.heard_at) * 1000 - self.heard_ms
+            self.late.add(late_ms if late_ms > 0 else 0.0)
         self.heard_at, self.heard_ms = event.at, event.audio_ms
         self.input_ms += event.audio_ms
 

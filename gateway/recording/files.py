@@ -30,8 +30,7 @@ class PlainFile:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed with the recording
 
-    def append(self, data: bytes) -> None:
-        self._file.seek(0, os.SEEK_END)
+    def append(self, data: bytes) -> None:  # `patch` leaves the position where it is: at the end
         _write_all(self._file.fileno(), data)
 
     def patch(self, offset: int, data: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from gateway.audio.codec import CodecError
 from gateway.audio.opus import packet_ms
@@ -34,52 +35,48 @@ class OggOpusWriter:
         self._pages = 0
         self._position = 0  # samples at 48 kHz
         self._open = False
-        self._held: list[bytes] = []  # the latest packet: the last of a file must lie in its last page
+        self._held: list[tuple[bytes, float]] = []  # the latest packet: the last of a file must lie in its last page
 
     def write(self, packets: Sequence[Packet]) -> None:
         """Raises `OSError` as the sink does."""
         whole = self._held + [made for packet, ms in packets for made in self._filled(packet, ms)]
         if not self._open and whole:
-            self._begin(whole[0])
+            self._begin(whole[0][0])
         whole, self._held = whole[:-1], whole[-1:]
         page: list[bytes] = []
-        segments = 0
-        for packet in whole:
+        segments, ms = 0, 0.0
+        for packet, lasts_ms in whole:
             needed = len(packet) // 255 + 1
             if segments + needed > _MOST_SEGMENTS:
-                self._page(page)
-                page, segments = [], 0
+                self._page(page, ms)
+                page, segments, ms = [], 0, 0.0
             page.append(packet)
             segments += needed
+            ms += lasts_ms
         if page:
-            self._page(page)
+            self._page(page, ms)
 
     def close(self) -> None:
         if self._open:
-            self._page(self._held, flags=_END)
+            self._page([packet for packet, _ in self._held], sum(ms for _, ms in self._held), flags=_END)
 
-    def _filled(self, packet: bytes | None, ms: float | None) -> list[bytes]:
-        """The packet, or such without content that last as long."""
+    def _filled(self, packet: bytes | None, ms: float | None) -> list[tuple[bytes, float]]:
+        """The packet, or such without content that last as long; each with its ms."""
         if packet:
-            try:
-                packet_ms(packet)
-            except CodecError:
-                packet = None  # damaged: its content is not to be believed
-            else:
-                return [packet]
-        return [_STAND_IN] * max(1, round((ms or _LONGEST_MS) / _LONGEST_MS))
+            with suppress(CodecError):  # damaged: its content is not to be believed
+                return [(packet, packet_ms(packet))]
+        return [(_STAND_IN, _LONGEST_MS)] * max(1, round((ms or _LONGEST_MS) / _LONGEST_MS))
 
     def _begin(self, first: bytes) -> None:
         channels = 2 if first[0] & 4 else 1
         self._open = True
         head = struct.pack("<8sBBHIhB", b"OpusHead", 1, channels, PRE_SKIP, 48_000, 0, 0)
-        self._page([head], flags=_BEGIN, counted=False)
+        self._page([head], flags=_BEGIN)
         tags = struct.pack("<8sI", b"OpusTags", len(_VENDOR)) + _VENDOR + struct.pack("<I", 0)
-        self._page([tags], counted=False)
+        self._page([tags])
 
-    def _page(self, packets: Sequence[bytes], *, flags: int = 0, counted: bool = True) -> None:
-        if counted:
-            self._position += round(sum(packet_ms(packet) for packet in packets) * _CLOCK)
+    def _page(self, packets: Sequence[bytes], ms: float = 0.0, *, flags: int = 0) -> None:
+        self._position += round(ms * _CLOCK)
         lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255]) for packet in packets)
         head = struct.pack("<4sBBqIII", b"OggS", 0, flags, self._position, self._serial, self._pages, 0)
         page = bytearray(head + bytes([len(lacing)]) + lacing + b"".join(packets))

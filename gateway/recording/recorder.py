@@ -109,7 +109,7 @@ class Recording:
     def __init__(self, recorder: Recorder, info: CallInfo, figures: CallFigures) -> None:
         self._recorder, self._info, self._figures = recorder, info, figures
         self._folder = Folder(recorder.index, recorder.vault, recorder.backlog, info)
-        self._lines: list[str] = []
+        self._events: list[str | PayloadReceived] = []  # lines of the timeline, or what becomes one
         self._packets: list[Packet] = []  # of the caller, not handed over yet
         self._began: float | None = None  # loop time of the first event
         self._missing = {files.INPUT: 0, files.OUTPUT: 0}  # samples that were dropped
@@ -117,23 +117,19 @@ class Recording:
         recorder.hand_over(self._folder.open, 0, always=True)
 
     def on_payload(self, event: PayloadReceived) -> None:
-        if self._info.opus_in:
-            self._packets.append((event.payload, event.audio_ms))
-        size = "null" if event.payload is None else len(event.payload)
-        self._lines.append(
-            f'{{"ms": {self._ms(event.at)}, "event": "receive", "bytes": {size}, "audio_ms": {event.audio_ms:.3f}}}\n'
-        )
+        self._events.append(event)
 
     def on_block(self, event: BlockSubmitted) -> None:
-        self._lines.append(f'{{"ms": {self._ms(event.at)}, "event": "submit", "seq": {event.seq}}}\n')
+        self._events.append(f'{{"ms": {self._ms(event.at)}, "event": "submit", "seq": {event.seq}}}\n')
         if not self._info.opus_in:
             self._sound(files.INPUT, event.samples)
         self._flush()
+        self._flush_packets()
 
     def on_answer(self, event: AnswerSent) -> None:
         answer, at = event.answer, self._ms(event.at)
         sizes = [len(message) for message in event.messages]
-        self._lines.append(
+        self._events.append(
             f'{{"ms": {at}, "event": "send", "seq": {answer.seq}, "bytes": {sizes}, '
             f'"latency_ms": {event.latency_ms:.3f}}}\n'
         )
@@ -150,6 +146,7 @@ class Recording:
 
     def on_end(self, event: SessionEnded) -> None:
         self._flush()
+        self._flush_packets()
         for name in self._missing:
             self._sound(name, np.zeros(0, np.int16), always=True)
         for name in self._missing_ms:
@@ -159,16 +156,28 @@ class Recording:
 
     def _ms(self, at: float) -> float:
         if self._began is None:
-            self._began = at
+            first = self._events[0] if self._events else None
+            self._began = first.at if isinstance(first, PayloadReceived) else at
         return round((at - self._began) * 1000, 3)
 
     def _flush(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            self._write(files.TIMELINE, "".join(lines))
+        events, self._events = self._events, []
+        if not events:
+            return
+        self._write(files.TIMELINE, "".join([one if isinstance(one, str) else self._received(one) for one in events]))
+        if self._info.opus_in:
+            self._packets += [(one.payload, one.audio_ms) for one in events if not isinstance(one, str)]
+
+    def _flush_packets(self) -> None:
         packets, self._packets = self._packets, []
         if packets:
             self._opus(files.INPUT_OPUS, packets)
+
+    def _received(self, event: PayloadReceived) -> str:
+        size = "null" if event.payload is None else len(event.payload)
+        return (
+            f'{{"ms": {self._ms(event.at)}, "event": "receive", "bytes": {size}, "audio_ms": {event.audio_ms:.3f}}}\n'
+        )
 
     def _write(self, name: str, text: str) -> None:
         data = text.encode()
