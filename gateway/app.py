@@ -8,7 +8,6 @@ import signal
 import socket as net
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +15,7 @@ import uvloop
 from aiohttp import web
 from loguru import logger
 
+from gateway.audio.threads import CodecThreads
 from gateway.auth.door import Door
 from gateway.auth.passes import Passes
 from gateway.auth.requests import address_middleware
@@ -68,7 +68,7 @@ class Gateway:
         self.config = config
         self._number = number
         self.metrics = Metrics()
-        self._codec_threads = ThreadPoolExecutor(config.gateway.codec_threads, "codec")
+        self._codec_threads = CodecThreads(config.gateway.codec_threads)
         self._started = time.time()
 
     async def start(self) -> None:
@@ -219,7 +219,7 @@ class Gateway:
             await self._siblings.stop()
         await self.link.stop()
         await self.pool.stop()
-        self._codec_threads.shutdown()
+        self._codec_threads.stop()
 
     async def _watch_usage(self) -> None:
         """What principals take here, for the file, and of the other processes on this port."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from concurrent.futures import Executor
 
+from gateway.audio.threads import CodecThreads
 from gateway.auth.door import Door
 from gateway.call import Call
 from gateway.caller import Caller
@@ -31,7 +31,7 @@ class Calls:
         config: Config,
         pool: Pool,
         metrics: Metrics,
-        codec_threads: Executor,
+        codec_threads: CodecThreads,
         door: Door,
         traces: Traces,
         references: References,

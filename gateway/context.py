@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from gateway.audio.threads import CodecThreads
 from gateway.auth.door import Door
 from gateway.metrics import Metrics
 from gateway.pool import Pool
@@ -25,7 +25,7 @@ class CallContext:
     door: Door
     pool: Pool
     counters: StreamCounters
-    codec_threads: Executor
+    codec_threads: CodecThreads
     draining: asyncio.Event  # set: calls get their sound, and end
     metrics: Metrics
     traces: Traces

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ import numpy as np
 from gateway.audio.codec import CodecError, Decoder, Encoder
 from gateway.audio.fades import Edges
 from gateway.audio.resample import Pcm
+from gateway.audio.threads import CodecThreads
 from gateway.blocks import Blocker, samples_due
 from gateway.errors import SessionError
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded, SessionObserver
@@ -40,7 +40,7 @@ class Session:
         stream: Stream,
         decoder: Decoder,
         encoder: Encoder,
-        codec_threads: Executor,
+        codec_threads: CodecThreads,
         *,
         max_waiting: int,
         observers: Sequence[SessionObserver] = (),
@@ -235,4 +235,4 @@ class Session:
     async def _offload(self, work: Callable[[], T], slow: bool) -> T:
         if not slow:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._threads.run(work)
