@@ -71,10 +71,12 @@ class Folder:
             self._entry = self._index.begin(self._info.session_id, self._info.principal, self._info.started)
             self._describe({"outcome": None})
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, data: dict[str, bytes]) -> None:
+        """To files by their names."""
         if self._entry is not None:
             with self._guarded():
-                self._file(name).append(data)
+                for name, more in data.items():
+                    self._file(name).append(more)
 
     def sound(self, name: str, missing: int, samples: Pcm) -> None:
         if self._entry is not None and (missing or len(samples)):

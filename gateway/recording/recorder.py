@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from gateway.recording.index import Index
 from gateway.recording.ogg import Packet, duration_ms
 from gateway.recording.vault import Vault
 from shared.log import for_session
+from shared.messages import ChunkStats
 
 _KEEP_INTERVAL_S = 60.0
+_STATS = [field.name for field in fields(ChunkStats) if field.name != "concealed"]
 _EVENT_BYTES = 64  # of memory that one line of a timeline is counted with
 
 
@@ -124,7 +126,6 @@ class Recording:
         if not self._info.opus_in:
             self._sound(files.INPUT, event.samples)
         self._flush()
-        self._flush_packets()
 
     def on_answer(self, event: AnswerSent) -> None:
         answer, at = event.answer, self._ms(event.at)
@@ -136,17 +137,15 @@ class Recording:
         chunk: dict[str, Any] = {"seq": answer.seq, "ms": at, "latency_ms": round(event.latency_ms, 3)}
         chunk["concealed"] = answer.concealed_by
         if answer.stats is not None:
-            chunk |= {name: value for name, value in asdict(answer.stats).items() if name != "concealed"}
-        self._write(files.CHUNKS, json.dumps(chunk) + "\n")
+            chunk |= {name: getattr(answer.stats, name) for name in _STATS}
+        self._write({files.CHUNKS: json.dumps(chunk) + "\n", files.TIMELINE: self._timeline()})
         if self._info.opus_out:
             self._opus(files.OUTPUT_OPUS, [(message, None) for message in event.messages])
         else:
             self._sound(files.OUTPUT, event.samples)
-        self._flush()
 
     def on_end(self, event: SessionEnded) -> None:
         self._flush()
-        self._flush_packets()
         for name in self._missing:
             self._sound(name, np.zeros(0, np.int16), always=True)
         for name in self._missing_ms:
@@ -160,15 +159,16 @@ class Recording:
             self._began = first.at if isinstance(first, PayloadReceived) else at
         return round((at - self._began) * 1000, 3)
 
-    def _flush(self) -> None:
+    def _timeline(self) -> str:
+        """The lines that are not handed over yet; packets among them wait for their block."""
         events, self._events = self._events, []
-        if not events:
-            return
-        self._write(files.TIMELINE, "".join([one if isinstance(one, str) else self._received(one) for one in events]))
         if self._info.opus_in:
             self._packets += [(one.payload, one.audio_ms) for one in events if not isinstance(one, str)]
+        return "".join([one if isinstance(one, str) else self._received(one) for one in events])
 
-    def _flush_packets(self) -> None:
+    def _flush(self) -> None:
+        if lines := self._timeline():
+            self._write({files.TIMELINE: lines})
         packets, self._packets = self._packets, []
         if packets:
             self._opus(files.INPUT_OPUS, packets)
@@ -179,9 +179,10 @@ class Recording:
             f'{{"ms": {self._ms(event.at)}, "event": "receive", "bytes": {size}, "audio_ms": {event.audio_ms:.3f}}}\n'
         )
 
-    def _write(self, name: str, text: str) -> None:
-        data = text.encode()
-        self._recorder.hand_over(lambda: self._folder.append(name, data), len(data) + _EVENT_BYTES)
+    def _write(self, texts: dict[str, str]) -> None:
+        """By file."""
+        data = {name: text.encode() for name, text in texts.items()}
+        self._recorder.hand_over(lambda: self._folder.append(data), sum(map(len, data.values())) + _EVENT_BYTES)
 
     def _sound(self, name: str, samples: Pcm, *, always: bool = False) -> None:
         missing = self._missing[name]

@@ -30,16 +30,16 @@ async def test_what_is_raised_is_raised_where_it_is_waited_for_and_the_thread_go
 
 async def test_jobs_are_begun_in_order_and_not_at_all_once_nobody_waits(threads: CodecThreads) -> None:
     begun: list[int] = []
-    go_on = threading.Event()
+    is_begun, go_on = threading.Event(), threading.Event()
 
     def job(number: int) -> int:
         begun.append(number)
+        is_begun.set()
         go_on.wait(10)
         return number
 
     jobs = [asyncio.create_task(threads.run(lambda number=number: job(number))) for number in range(4)]
-    while not begun:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(is_begun.wait, 10)
     jobs[0].cancel()  # it is begun: its end is heard by nobody
     jobs[2].cancel()
     await asyncio.sleep(0)
