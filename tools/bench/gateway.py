@@ -73,14 +73,15 @@ def _bare_codec(packets: list[bytes], config: CallConfig) -> None:
 # --- the load ----------------------------------------------------------------------------------------------------
 
 
-async def drive(url: str, sessions: int, wave: Pcm, config: dict[str, Any]) -> list[Call]:
-    """`sessions` callers in real time, their starts spread over one block. What they say is encoded once, before."""
+async def drive(url: str, sessions: int, wave: Pcm, config: dict[str, Any], block_ms: float = BLOCK_MS) -> list[Call]:
+    """`sessions` callers in real time, their starts spread over one block of the service's, as those of callers who
+    know nothing of each other are. What they say is encoded once, before."""
     messages = encode_source(wave, CallConfig(url, KEY, **config))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
 
         async def one(number: int) -> Call:
-            await asyncio.sleep(number * 0.5 / sessions)
+            await asyncio.sleep(number * block_ms / 1000 / sessions)
             return await call_with(http, CallConfig(url, KEY, session_id=f"bench-{number}", **config), messages)
 
         return await asyncio.gather(*(one(number) for number in range(sessions)))
