@@ -111,7 +111,7 @@ class Recording:
     def __init__(self, recorder: Recorder, info: CallInfo, figures: CallFigures) -> None:
         self._recorder, self._info, self._figures = recorder, info, figures
         self._folder = Folder(recorder.index, recorder.vault, recorder.backlog, info)
-        self._events: list[str | PayloadReceived] = []  # lines of the timeline, or what becomes one
+        self._payloads: list[PayloadReceived] = []  # that are not in the timeline yet
         self._packets: list[Packet] = []  # of the caller, not handed over yet
         self._began: float | None = None  # loop time of the first event
         self._missing = {files.INPUT: 0, files.OUTPUT: 0}  # samples that were dropped
@@ -119,18 +119,17 @@ class Recording:
         recorder.hand_over(self._folder.open, 0, always=True)
 
     def on_payload(self, event: PayloadReceived) -> None:
-        self._events.append(event)
+        self._payloads.append(event)
 
     def on_block(self, event: BlockSubmitted) -> None:
-        self._events.append(f'{{"ms": {self._ms(event.at)}, "event": "submit", "seq": {event.seq}}}\n')
         if not self._info.opus_in:
             self._sound(files.INPUT, event.samples)
-        self._flush()
+        self._flush(f'{{"ms": {self._ms(event.at)}, "event": "submit", "seq": {event.seq}}}\n')
 
     def on_answer(self, event: AnswerSent) -> None:
         answer, at = event.answer, self._ms(event.at)
         sizes = [len(message) for message in event.messages]
-        self._events.append(
+        line = (
             f'{{"ms": {at}, "event": "send", "seq": {answer.seq}, "bytes": {sizes}, '
             f'"latency_ms": {event.latency_ms:.3f}}}\n'
         )
@@ -138,7 +137,7 @@ class Recording:
         chunk["concealed"] = answer.concealed_by
         if answer.stats is not None:
             chunk |= {name: getattr(answer.stats, name) for name in _STATS}
-        self._write({files.CHUNKS: json.dumps(chunk) + "\n", files.TIMELINE: self._timeline()})
+        self._write({files.CHUNKS: json.dumps(chunk) + "\n", files.TIMELINE: self._timeline(line)})
         if self._info.opus_out:
             self._opus(files.OUTPUT_OPUS, [(message, None) for message in event.messages])
         else:
@@ -155,29 +154,27 @@ class Recording:
 
     def _ms(self, at: float) -> float:
         if self._began is None:
-            first = self._events[0] if self._events else None
-            self._began = first.at if isinstance(first, PayloadReceived) else at
+            self._began = self._payloads[0].at if self._payloads else at
         return round((at - self._began) * 1000, 3)
 
-    def _timeline(self) -> str:
-        """The lines that are not handed over yet; packets among them wait for their block."""
-        events, self._events = self._events, []
+    def _timeline(self, line: str) -> str:
+        """The lines of what came before `line`, and it; packets wait for their block."""
+        payloads, self._payloads = self._payloads, []
         if self._info.opus_in:
-            self._packets += [(one.payload, one.audio_ms) for one in events if not isinstance(one, str)]
-        return "".join([one if isinstance(one, str) else self._received(one) for one in events])
+            self._packets += [(payload, audio_ms) for _, payload, audio_ms in payloads]
+        lines = [
+            f'{{"ms": {self._ms(at)}, "event": "receive", "bytes": {"null" if payload is None else len(payload)}, '
+            f'"audio_ms": {audio_ms:.3f}}}\n'
+            for at, payload, audio_ms in payloads
+        ]
+        return "".join(lines) + line
 
-    def _flush(self) -> None:
-        if lines := self._timeline():
+    def _flush(self, line: str = "") -> None:
+        if lines := self._timeline(line):
             self._write({files.TIMELINE: lines})
         packets, self._packets = self._packets, []
         if packets:
             self._opus(files.INPUT_OPUS, packets)
-
-    def _received(self, event: PayloadReceived) -> str:
-        size = "null" if event.payload is None else len(event.payload)
-        return (
-            f'{{"ms": {self._ms(event.at)}, "event": "receive", "bytes": {size}, "audio_ms": {event.audio_ms:.3f}}}\n'
-        )
 
     def _write(self, texts: dict[str, str]) -> None:
         """By file."""
