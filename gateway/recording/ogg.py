@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 
 from gateway.audio.codec import CodecError
 from gateway.audio.opus import packet_ms
@@ -39,7 +38,7 @@ class OggOpusWriter:
 
     def write(self, packets: Sequence[Packet]) -> None:
         """Raises `OSError` as the sink does."""
-        whole = self._held + [made for packet, ms in packets for made in self._filled(packet, ms)]
+        whole = self._held + self._filled(packets)
         if not self._open and whole:
             self._begin(whole[0][0])
         whole, self._held = whole[:-1], whole[-1:]
@@ -60,12 +59,15 @@ class OggOpusWriter:
         if self._open:
             self._page([packet for packet, _ in self._held], sum(ms for _, ms in self._held), flags=_END)
 
-    def _filled(self, packet: bytes | None, ms: float | None) -> list[tuple[bytes, float]]:
-        """The packet, or such without content that last as long; each with its ms."""
-        if packet:
-            with suppress(CodecError):  # damaged: its content is not to be believed
-                return [(packet, packet_ms(packet))]
-        return [(_STAND_IN, _LONGEST_MS)] * max(1, round((ms or _LONGEST_MS) / _LONGEST_MS))
+    def _filled(self, packets: Sequence[Packet]) -> list[tuple[bytes, float]]:
+        """Each packet, or such without content that last as long; with its ms."""
+        made: list[tuple[bytes, float]] = []
+        for packet, ms in packets:
+            try:
+                made.append((packet or b"", packet_ms(packet or b"")))
+            except CodecError:  # missing, or damaged: its content is not to be believed
+                made += [(_STAND_IN, _LONGEST_MS)] * max(1, round((ms or _LONGEST_MS) / _LONGEST_MS))
+        return made
 
     def _begin(self, first: bytes) -> None:
         channels = 2 if first[0] & 4 else 1
@@ -77,7 +79,8 @@ class OggOpusWriter:
 
     def _page(self, packets: Sequence[bytes], ms: float = 0.0, *, flags: int = 0) -> None:
         self._position += round(ms * _CLOCK)
-        lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255]) for packet in packets)
+        sizes = [len(packet) for packet in packets]
+        lacing = bytes(sizes) if max(sizes) < 255 else b"".join(b"\xff" * (s // 255) + bytes([s % 255]) for s in sizes)
         head = struct.pack("<4sBBqIII", b"OggS", 0, flags, self._position, self._serial, self._pages, 0)
         page = bytearray(head + bytes([len(lacing)]) + lacing + b"".join(packets))
         page[22:26] = struct.pack("<I", _crc(page))
