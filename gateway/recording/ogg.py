@@ -80,7 +80,11 @@ class OggOpusWriter:
     def _page(self, packets: Sequence[bytes], ms: float = 0.0, *, flags: int = 0) -> None:
         self._position += round(ms * _CLOCK)
         sizes = [len(packet) for packet in packets]
-        lacing = bytes(sizes) if max(sizes) < 255 else b"".join(b"\xff" * (s // 255) + bytes([s % 255]) for s in sizes)
+        lacing = (
+            bytes(sizes)
+            if max(sizes, default=0) < 255
+            else b"".join(b"\xff" * (s // 255) + bytes([s % 255]) for s in sizes)
+        )
         head = struct.pack("<4sBBqIII", b"OggS", 0, flags, self._position, self._serial, self._pages, 0)
         page = bytearray(head + bytes([len(lacing)]) + lacing + b"".join(packets))
         page[22:26] = struct.pack("<I", _crc(page))
