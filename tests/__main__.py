@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 PROCESSES = "2"
 THREADS = "1"  # of torch in each: two processes share two cores
@@ -33,11 +34,17 @@ def start(module: list[str], *, quietly: bool = False, priority: int = 0) -> sub
     )
 
 
+def serial_files() -> list[str]:
+    """Those that hold serial tests: the others need not be imported to see that they hold none."""
+    return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if "mark.serial" in path.read_text("utf-8")]
+
+
 def main() -> int:
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests and what they start are some hundred processes of the same
     pytest = ["pytest", *sys.argv[1:]]
-    serial = start([*pytest, "-m", "serial", "-rs"], quietly=True)
+    serial = start([*pytest, "-m", "serial", "-rs", *([] if sys.argv[1:] else serial_files())], quietly=True)
     checks = {name: start(command, quietly=True, priority=LOWEST) for name, command in CHECKS.items()}
     rest = start([*pytest, "-n", PROCESSES, "--dist", "loadfile", "-m", "not serial"], priority=LOWEST)
     failed = ["tests"] if rest.wait() else []
@@ -49,7 +56,11 @@ def main() -> int:
             print(said)
         else:
             print(f"{name}: passed")
-    print(f"total: {time.monotonic() - began:.0f} s{'; failed: ' + ', '.join(failed) if failed else ''}")
+    used = os.times()
+    cpu_s = used.children_user + used.children_system
+    print(f"total: {time.monotonic() - began:.0f} s, of processors {cpu_s:.0f} s")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,33 +63,28 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def imports(name: str, path: Path) -> Iterator[Import]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    }
-    inner = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
+    """Those of one module that run; ``if TYPE_CHECKING:`` is for readers."""
+    pending: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text(encoding="utf-8")), False)]
+    while pending:
+        node, inner = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(name, alias.name, id(node) in inner, node.lineno)
+                yield Import(name, alias.name, inner, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}:{node.lineno}: write absolute imports"
             assert node.module is not None
             for alias in node.names:
-                yield Import(name, f"{node.module}.{alias.name}", id(node) in inner, node.lineno)
+                yield Import(name, f"{node.module}.{alias.name}", inner, node.lineno)
+        elif not isinstance(node, ast.expr):  # which hold none
+            inner = inner or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            pending += ((child, inner) for child in ast.iter_child_nodes(node))
 
 
-ALL = [one for package in PACKAGES for name, path in modules(package) for one in imports(name, path)]
+@cache
+def every_import() -> tuple[Import, ...]:
+    return tuple(one for package in PACKAGES for name, path in modules(package) for one in imports(name, path))
 
 
 def within(module: str, package: str) -> bool:
@@ -101,7 +97,7 @@ def ours(module: str) -> bool:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_a_package_imports_only_what_stands_beside_it(package: str) -> None:
-    mine = [one for one in ALL if within(one.importer, package)]
+    mine = [one for one in every_import() if within(one.importer, package)]
     assert mine
     wrong = [
         str(one)
@@ -116,7 +112,9 @@ def test_a_package_imports_only_what_stands_beside_it(package: str) -> None:
 @pytest.mark.parametrize("package", FOREIGN)
 def test_a_package_does_without_the_heavy_libraries_of_the_others(package: str) -> None:
     wrong = [
-        str(one) for one in ALL if within(one.importer, package) and one.imported.partition(".")[0] in FOREIGN[package]
+        str(one)
+        for one in every_import()
+        if within(one.importer, package) and one.imported.partition(".")[0] in FOREIGN[package]
     ]
     assert not wrong
 
@@ -132,7 +130,7 @@ def test_layers_import_downwards_only(package: str, layers: tuple[set[str], ...]
     assert {name for name in named if layer(name, layers) < 0} == set(), "a module without a place among the layers"
     wrong = [
         str(one)
-        for one in ALL
+        for one in every_import()
         if within(one.importer, package)
         and within(one.imported, package)
         and layer(one.imported, layers) > layer(one.importer, layers) >= 0

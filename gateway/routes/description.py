@@ -13,6 +13,7 @@ import yaml
 from aiohttp import web
 
 FOLDER = Path(__file__).parents[1] / "described"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 _METHODS = ("get", "post", "delete")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -37,7 +38,8 @@ def description_routes() -> list[web.RouteDef]:
 @cache
 def read(name: str) -> dict[str, Any]:
     """`openapi` or `asyncapi`, from its file: once, when somebody asks, for that takes a while."""
-    content: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.load(text, Loader=_LOADER)
     return content
 
 

@@ -179,10 +179,15 @@ def synthetic_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def synthetic_entries(keys: Path) -> dict[str, Tensor]:
-    """Every entry of a checkpoint's layout; constants and counters, which no network reads, are zero."""
+def synthetic_entries(keys: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Entries of a checkpoint's layout, those whose names begin with ``prefix``.
+
+    Constants and counters, which no network reads, are zero.
+    """
     entries = {}
     for name, (shape, dtype) in json.loads(keys.read_text()).items():
+        if not name.startswith(prefix):
+            continue
         constant = "float" not in dtype or name.endswith(CONSTANTS)
         values = np.zeros(shape, dtype) if constant else synthetic_weight(name, tuple(shape))
         entries[name] = torch.from_numpy(values)

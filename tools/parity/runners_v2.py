@@ -66,7 +66,7 @@ def run_astral(fixture: Fixture) -> Iterator[Comparison]:
     """All items in one batch of unequal lengths. Codes must be equal where the recorded margin leaves no doubt."""
     network: astral.Astral = fixture.network()
     bits = network.config.bits
-    entries = synthetic_entries(fixture.keys)
+    entries = synthetic_entries(fixture.keys, "quantizer.project_out.")
     out = [entries[f"quantizer.project_out.{name}"].to(fixture.device) for name in ("weight", "bias")]
 
     def quantised(codes: Tensor) -> Tensor:
