@@ -37,7 +37,8 @@ class Pace:
 
     def on_payload(self, event: PayloadReceived) -> None:
         now = self._now()
-        self._left_s = min(_BURST_S, self._left_s + (now - self._counted_at) * self._rate) - event.audio_ms / 1000
+        left_s = self._left_s + (now - self._counted_at) * self._rate
+        self._left_s = (left_s if left_s < _BURST_S else _BURST_S) - event.audio_ms / 1000
         self._counted_at = now
 
     def on_block(self, event: BlockSubmitted) -> None:

@@ -29,9 +29,12 @@ class SlowIntervals:
         self._worst: dict[str, float] = {}
 
     def on_payload(self, event: PayloadReceived) -> None:
-        if self._covered_until is not None:
-            self._look("receive", (event.at - self._covered_until) * 1000, _RECEIVE_SLACK_MS, event.at)
-        begins = event.at if self._covered_until is None else max(event.at, self._covered_until)
+        begins = event.at
+        if (covered_until := self._covered_until) is not None:
+            if covered_until >= begins:
+                begins = covered_until
+            else:
+                self._look("receive", (begins - covered_until) * 1000, _RECEIVE_SLACK_MS, begins)
         self._covered_until = begins + event.audio_ms / 1000
 
     def on_block(self, event: BlockSubmitted) -> None:

@@ -119,6 +119,8 @@ class Recording:
         recorder.hand_over(self._folder.open, 0, always=True)
 
     def on_payload(self, event: PayloadReceived) -> None:
+        if self._began is None:
+            self._began = event.at
         self._payloads.append(event)
 
     def on_block(self, event: BlockSubmitted) -> None:
@@ -154,7 +156,7 @@ class Recording:
 
     def _ms(self, at: float) -> float:
         if self._began is None:
-            self._began = self._payloads[0].at if self._payloads else at
+            self._began = at
         return round((at - self._began) * 1000, 3)
 
     def _timeline(self, line: str) -> str:
@@ -162,9 +164,10 @@ class Recording:
         payloads, self._payloads = self._payloads, []
         if self._info.opus_in:
             self._packets += [(payload, audio_ms) for _, payload, audio_ms in payloads]
+        began = self._began or 0.0
         lines = [
-            f'{{"ms": {self._ms(at)}, "event": "receive", "bytes": {"null" if payload is None else len(payload)}, '
-            f'"audio_ms": {audio_ms:.3f}}}\n'
+            f'{{"ms": {(at - began) * 1000:.3f}, "event": "receive", '
+            f'"bytes": {"null" if payload is None else len(payload)}, "audio_ms": {audio_ms:.3f}}}\n'
             for at, payload, audio_ms in payloads
         ]
         return "".join(lines) + line

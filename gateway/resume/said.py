@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -34,9 +33,7 @@ class Said:
     def __init__(self, audio: AudioFormat, start: int = 0) -> None:
         """start: the position of the first sample."""
         packet = round(audio.rate * audio.frame_ms / 1000)
-        self._samples: Callable[[bytes], int] = (
-            (lambda payload: len(payload) // _PCM_BYTES) if audio.encoding == PCM.name else (lambda payload: packet)
-        )
+        self._packet = None if audio.encoding == PCM.name else packet  # samples of a message, if all have as many
         self._pieces: deque[Piece] = deque()
         self._bytes = 0
         self.end = start
@@ -49,10 +46,10 @@ class Said:
 
     def add(self, payload: bytes) -> None:
         """The next message."""
-        piece = Piece(self.end, self.end + self._samples(payload), payload)
-        self._pieces.append(piece)
+        start = self.end
+        self.end += self._packet or len(payload) // _PCM_BYTES
+        self._pieces.append(Piece(start, self.end, payload))
         self._bytes += len(payload)
-        self.end = piece.end
         while self._bytes > MAX_KEPT_BYTES and len(self._pieces) > 1:
             self._drop()
 

@@ -69,7 +69,7 @@ class _Socket(web.WebSocketResponse):
         """As `send_bytes` of each, but written at once: the kernel is called and the event loop told a single time."""
         writer = self._writer
         if writer is not None and len(messages) > 1 and not (writer._closing or writer.transport.is_closing()):
-            frames = b"".join(part for message in messages[:-1] for part in (_head(len(message)), message))
+            frames = b"".join([_head(len(message)) + message for message in messages[:-1]])
             writer.transport.write(frames)
             writer._output_size += len(frames)  # it waits for a caller who has so much to read yet
         await self.send_bytes(messages[-1])
