@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import aiohttp
@@ -174,7 +174,7 @@ async def soak(
 
         looking = asyncio.create_task(look_on())
         calling = asyncio.create_task(long_call())
-        await asyncio.gather(*(visitor(sessions // _AT_ONCE) for _ in range(_AT_ONCE)))
+        await asyncio.gather(*(visitor(len(range(number, sessions, _AT_ONCE))) for number in range(_AT_ONCE)))
         made = await calling
         await where.until(lambda: where.figure("fastvc_sessions") == 0, 60)
         looking.cancel()
@@ -283,7 +283,9 @@ def main(seconds: float, sessions: int, seed: int, plot_file: Path, json_file: P
         click.echo("no plot: matplotlib is not installed")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({"seed": seed, "sessions": done, "figures": summary, "problems": problems}))
+        found = {"seed": seed, "sessions": done, "figures": summary, "problems": problems}
+        points = {"looks": [asdict(look) for look in seen], "latencies_ms": [round(ms, 1) for ms in latencies]}
+        json_file.write_text(json.dumps(found | points))
     sys.exit(1 if problems else 0)
 
 
