@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.addresses import free_port
@@ -92,8 +93,8 @@ class Serve:
         content: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
         return content
 
-    def pids(self, role: str) -> list[int]:
-        return [p["pid"] for p in self.status()["processes"] if p["role"] == role]
+    def pids(self, *roles: str) -> list[int]:
+        return [p["pid"] for p in self.status()["processes"] if p["role"] in roles]
 
     def until(self, true: Any, timeout_s: float = 60.0) -> None:
         end = time.monotonic() + timeout_s
@@ -105,6 +106,14 @@ class Serve:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that has ended may wait as a zombie for whoever adopted it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(scope="session")

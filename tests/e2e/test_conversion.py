@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from tools.quality.evaluate_shift import SENTENCES, words_kept
 
 from .conftest import KEY, SAMPLE, Serve
 
+pytestmark = pytest.mark.serial  # one of them is, and they share what took long to start
 MALE = ROOT / "tests" / "data" / "male_english.flac"
 VOICES = ("carlo", "allison", "june")
 
@@ -35,6 +37,7 @@ def median_f0(wave: np.ndarray[Any, Any], rate: int) -> float:
     return float(np.median(f0[f0 > 0]))
 
 
+@cache
 def reference_f0(voice: str) -> float:
     wave, rate = soundfile.read(ROOT / "worker" / "assets" / "voices" / f"{voice}.flac", dtype="int16")
     return median_f0(wave, rate)
@@ -97,7 +100,6 @@ async def test_silence_stays_silence(service: Serve) -> None:
     assert not made.output().any()
 
 
-@pytest.mark.serial
 async def test_eight_callers_get_each_their_own(service: Serve) -> None:
     voices = [VOICES[i % 3] for i in range(8)]
     sources = [read_source(path, 16_000)[: 16_000 * 8] for path in (SAMPLE, MALE)]

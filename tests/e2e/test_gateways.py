@@ -6,9 +6,9 @@ import asyncio
 import os
 import re
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,15 +21,19 @@ from shared.state import GatewayState, read_states
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 from tools.client.resuming import ResumingCall, resuming_call
 
-from .conftest import KEY, SAMPLE, Serve
+from .conftest import KEY, SAMPLE, Serve, is_alive
 
 GATEWAYS = 3
 PLACES = 16  # of the one worker: worker.max_sessions
 
 
-@pytest.fixture
-def several(tmp_path: Path) -> Iterator[Serve]:
-    serve = Serve(tmp_path).start(
+pytestmark = pytest.mark.serial  # one of them is, and they share what took long to start
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """The last of its tests kills it."""
+    serve = Serve(tmp_path_factory.mktemp("several")).start(
         WORKER__MODEL="passthrough",
         WORKER__RMS_MIX_RATE=1,
         GATEWAY__PROCESSES=GATEWAYS,
@@ -84,7 +88,6 @@ def test_whoever_is_asked_speaks_for_all(several: Serve) -> None:
     assert [worker["capacity"] for worker in status["workers"]] == [PLACES]
 
 
-@pytest.mark.serial
 async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(several: Serve) -> None:
     """Nine calls of 12 s in real time: it takes long to start, to kill and to see the new process.
 
@@ -122,3 +125,15 @@ async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(sever
     assert set(others) < {state.pid for state in gateways(several)}
     assert not psutil.pid_exists(victim.pid)
     await asyncio.to_thread(several.until, lambda: sum(quotas(several)) == PLACES and min(quotas(several)) > 0)
+
+
+def test_a_killed_serve_leaves_no_child(several: Serve) -> None:
+    children = several.pids("gateway", "worker")
+    assert len(children) == GATEWAYS + 1
+    several.process.kill()
+    several.process.wait()
+    end = time.monotonic() + 5
+    while any(is_alive(pid) for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not several.status()["running"]

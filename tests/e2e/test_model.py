@@ -47,6 +47,9 @@ SETTINGS = {
 }
 
 
+pytestmark = pytest.mark.serial  # one of them is, and they share what took long to start
+
+
 class Pool(Serve):
     """A gateway and workers that were started apart."""
 
@@ -142,7 +145,6 @@ async def callers_with_room(pool: Pool, most: int = 3) -> int:
     return max(1, min(most, int(int(SETTINGS["WORKER__BLOCK_MS"]) / 3 / ms_a_block)))
 
 
-@pytest.mark.serial
 async def test_a_worker_that_dies_loses_nobody(pool: Pool) -> None:
     """At most one concealed block is promised where capacity is there: so many callers as the other worker can keep."""
     config = CallConfig(pool.url, KEY, real_time=True)

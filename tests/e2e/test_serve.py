@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,28 @@ import pytest
 
 from tools.client.client import Call, CallConfig, call, read_source
 
-from .conftest import KEY, SAMPLE, Serve
+from .conftest import KEY, SAMPLE, Serve, is_alive
 
 
-def serving(folder: Path, workers: int) -> Iterator[Serve]:
-    serve = Serve(folder, workers).start(WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A service with two workers. The tests that break them wait until there are two again; the last one ends it."""
+    serve = Serve(tmp_path_factory.mktemp("pair"), workers=2)
+    serve.start(WORKER__MODEL="passthrough", WORKER__RMS_MIX_RATE=1)
     yield serve
     if serve.process.poll() is None:
         serve.stop()
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Serve]:
-    """A service with two workers that a test may break."""
-    yield from serving(tmp_path, 2)
-
-
-@pytest.fixture
-def single(tmp_path: Path) -> Iterator[Serve]:
-    """A service with one worker that a test may break."""
-    yield from serving(tmp_path, 1)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; one that has ended may wait as a zombie for whoever adopted it."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A service with two kinds of workers. The last of its tests kills it."""
+    workers = [{"profile": "shift", "device": "cpu"}, {"profile": "default"}]
+    serve = Serve(tmp_path_factory.mktemp("kinds"), 2, workers)
+    serve.start(ENV="default", WORKER__MAX_BATCH=1, WORKER__MAX_SESSIONS=2)
+    yield serve
+    if serve.process.poll() is None:
+        serve.stop()
 
 
 async def talk(serve: Serve, wave: np.ndarray[Any, Any]) -> Call:
@@ -93,14 +86,15 @@ async def test_a_worker_that_is_asked_to_leave_costs_nothing_and_is_replaced(pai
     assert f"(pid {victim}) ended with exit code 0" in (pair.folder / "logs" / "serve.log").read_text()
 
 
-def test_status_a_second_start_and_stop(pair: Serve) -> None:
+@pytest.mark.serial
+def test_status_and_a_second_start(pair: Serve) -> None:
+    pair.until(lambda: len(pair.status()["workers"]) == 2)
     status = pair.status()
     assert status["running"]
     assert sorted(p["role"] for p in status["processes"]) == ["gateway", "serve", "worker", "worker"]
     for process in status["processes"]:
         assert {"role", "pid", "host", "port", "sessions"} <= set(process)
         assert psutil.pid_exists(process["pid"])
-    pair.until(lambda: len(pair.status()["workers"]) == 2)
     text = pair.command("status").stdout
     assert "gateway" in text
     assert "worker-1" in text
@@ -110,46 +104,25 @@ def test_status_a_second_start_and_stop(pair: Serve) -> None:
     refused = pair.command("clean", "-y")
     assert refused.returncode == 1
     assert "running" in refused.stderr
-    stopped = pair.command("stop")
-    assert stopped.returncode == 0, stopped.stderr
-    assert pair.process.wait(5) == 0
-    assert pair.command("status").returncode == 1
-    assert pair.command("clean", "-y").returncode == 0
-    assert not (pair.folder / "temp").exists()
-    assert not (pair.folder / "logs").exists()
 
 
-def test_a_killed_serve_leaves_no_child(single: Serve) -> None:
-    children = single.pids("gateway") + single.pids("worker")
-    assert len(children) == 2
-    single.process.kill()
-    single.process.wait()
-    end = time.monotonic() + 5
-    while any(is_alive(pid) for pid in children):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    assert not single.status()["running"]
-
-
-def test_stop_force_kills_everything(single: Serve) -> None:
-    children = single.pids("gateway") + single.pids("worker")
-    assert single.command("stop", "--force").returncode == 0
-    assert single.process.wait(5) == -signal.SIGKILL
-    assert not any(is_alive(pid) for pid in children)
-
-
-async def test_a_stopped_service_gives_its_sessions_their_audio(single: Serve) -> None:
-    wave = read_source(SAMPLE, 16_000)
-    calling = asyncio.create_task(talk(single, wave))
+@pytest.mark.serial
+async def test_a_stopped_service_gives_its_sessions_their_audio_and_leaves_nothing(pair: Serve) -> None:
+    calling = asyncio.create_task(talk(pair, read_source(SAMPLE, 16_000)))
     await asyncio.sleep(1.5)
-    single.process.send_signal(signal.SIGTERM)
+    stopped = await asyncio.to_thread(pair.command, "stop")
+    assert stopped.returncode == 0, stopped.stderr
     made = await calling
     assert made.close_code == 1001
     assert made.complete is not None
     heard_ms = made.complete["total_processed_ms"]
     assert 1000 < heard_ms < 4000
     assert len(made.output()) / 16 == pytest.approx(heard_ms + made.lead_ms, abs=1)
-    assert await asyncio.to_thread(single.process.wait, 20) == 0
+    assert pair.process.wait(5) == 0
+    assert pair.command("status").returncode == 1
+    assert pair.command("clean", "-y").returncode == 0
+    assert not (pair.folder / "temp").exists()
+    assert not (pair.folder / "logs").exists()
 
 
 def test_a_wrong_setting_is_one_message_and_exit_2(tmp_path: Path) -> None:
@@ -162,18 +135,21 @@ def test_a_wrong_setting_is_one_message_and_exit_2(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-async def test_different_models_side_by_side_are_chosen_by_name(tmp_path: Path) -> None:
+async def test_different_models_side_by_side_are_chosen_by_name(kinds: Serve) -> None:
     """Two kinds of workers of one service; who names no model gets the first kind's. Two processes load torch: 10 s."""
-    kinds = [{"profile": "shift", "device": "cpu"}, {"profile": "default"}]
-    serve = Serve(tmp_path, 2, kinds).start(ENV="default", WORKER__MAX_BATCH=1, WORKER__MAX_SESSIONS=2)
-    try:
-        _, listed = await asyncio.to_thread(serve.get, "/models")
-        assert listed["default"] == "shift"
-        assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 240}
-        wave = read_source(SAMPLE, 16_000)[:32_000]
-        async with aiohttp.ClientSession() as http:
-            for model, block_ms in (("nano", 240), ("shift", 200), (None, 200)):
-                made = await call(http, CallConfig(serve.url, KEY, model=model, real_time=False), wave)
-                assert (made.close_code, made.ready["block_ms"]) == (1000, block_ms)
-    finally:
-        assert await asyncio.to_thread(serve.stop) == 0
+    _, listed = await asyncio.to_thread(kinds.get, "/models")
+    assert listed["default"] == "shift"
+    assert {model["name"]: model["block_ms"] for model in listed["models"]} == {"shift": 200, "nano": 240}
+    wave = read_source(SAMPLE, 16_000)[:32_000]
+    async with aiohttp.ClientSession() as http:
+        for model, block_ms in (("nano", 240), ("shift", 200), (None, 200)):
+            made = await call(http, CallConfig(kinds.url, KEY, model=model, real_time=False), wave)
+            assert (made.close_code, made.ready["block_ms"]) == (1000, block_ms)
+
+
+def test_stop_force_kills_everything(kinds: Serve) -> None:
+    children = kinds.pids("gateway", "worker")
+    assert len(children) == 3
+    assert kinds.command("stop", "--force").returncode == 0
+    assert kinds.process.wait(5) == -signal.SIGKILL
+    assert not any(is_alive(pid) for pid in children)
