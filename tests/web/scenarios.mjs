@@ -1,6 +1,7 @@
 // What visitors do. Each resolves with what it saw.
 
 import { readFile, writeFile } from "node:fs/promises";
+import { makeWay } from "./line.mjs";
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export const stateIs = (page, state) => page.waitForSelector(`body[data-state="${state}"]`);
@@ -167,6 +168,44 @@ export async function deleted(visit) {
   await stateIs(page, "live");
   await sleep(4000);
   return { live: await look(page), ...(await end(visit)) };
+}
+
+// Before any script of the page: whatever it sends over WebRTC goes by `window.findWay(address, port)`.
+function takeWays() {
+  const { setRemoteDescription } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.setRemoteDescription = async function ({ type, sdp }) {
+    const lines = [];
+    for (const line of sdp.split("\r\n")) {
+      const [, , transport, , address, port, , kind] = line.split(" ");
+      if (!line.startsWith("a=candidate:")) lines.push(line);
+      else if (transport === "udp" && kind === "host" && !address.includes(":"))
+        lines.push(line.replace(` ${port} `, ` ${await window.findWay(address, Number(port))} `));
+    }
+    return setRemoteDescription.call(this, { type, sdp: lines.join("\r\n") });
+  };
+}
+
+// The network under a call over WebRTC is gone, and the page finds another.
+export async function astray(visit) {
+  const { page } = visit;
+  const ways = [];
+  await page.exposeFunction("findWay", async (address, port) => (ways.push(await makeWay(address, port)), ways.at(-1).port));
+  await page.evaluateOnNewDocument(takeWays);
+  await begin(visit);
+  await page.waitForFunction(() => window.studio.look().outputPeak > 0.01);
+  const used = ways.length;
+  ways.forEach((way) => way.block());
+  const lost = performance.now();
+  await stateIs(page, "reconnecting");
+  const noticedMs = performance.now() - lost;
+  await stateIs(page, "live");
+  const backMs = performance.now() - lost;
+  const from = await page.evaluate(() => window.heardFor());
+  await page.waitForFunction(() => window.studio.look().outputPeak > 0.01);
+  await page.waitForFunction((at) => window.heardFor() > at, {}, from + 4);
+  const seen = { used, noticedMs, backMs, from, live: await look(page), ...(await end(visit)) };
+  ways.forEach((way) => way.close());
+  return seen;
 }
 
 // Where a key is asked for: a wrong one, then the right one, wanted.key.

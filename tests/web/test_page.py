@@ -33,6 +33,14 @@ def heard(visit: Visit, from_s: float) -> Wave:
     return visit.output[int(from_s * visit.rate) :]
 
 
+def resumed(serve: Serve) -> float:
+    """How many calls went on with the same stream."""
+    name = 'fastvc_sessions_resumed_total{stream="same"} '
+    with urllib.request.urlopen(f"http://127.0.0.1:{serve.port}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))  # absent before the first
+
+
 def check_no_fault(visit: Visit) -> None:
     assert visit.seen["faults"] == []
     assert visit.seen["violations"] == []  # of axe-core, where it was asked
@@ -78,6 +86,33 @@ def test_a_call_over_webrtc_that_ends_begins_anew_by_itself(chromium: Visitor, p
     assert np.abs(heard(visit, len(visit.output) / visit.rate - 3)).max() > 1e-2
     assert visit.seen["live"]["latency"]["total"] > 0
     assert visit.seen["live"]["playback"]["cushionMs"] is not None
+
+
+def check_found_its_way(visitor: Visitor, serve: Serve) -> Visit:
+    before = resumed(serve)
+    visit = visitor(serve.port, "astray", webrtc=True)
+    check_no_fault(visit)
+    assert visit.seen["used"] > 0
+    assert visit.seen["noticedMs"] < 30_000
+    print({name: visit.seen[name] for name in ("noticedMs", "backMs")})
+    assert resumed(serve) == before + 1
+    assert np.abs(heard(visit, visit.seen["from"] + 1)).max() > 1e-2
+    return visit
+
+
+@everything
+def test_a_call_over_webrtc_whose_network_is_gone_comes_back_by_itself(chromium: Visitor, passing: Serve) -> None:
+    """Some 25 s: a browser takes eight of them to believe it."""
+    visit = check_found_its_way(chromium, passing)
+    likeness, late_s = max(visit.match(visit.seen["from"] + at_s) for at_s in (1.0, 1.5, 2.0, 2.5))
+    assert likeness > 0.7  # Opus, and the browser's playback as it finds its pace
+    assert late_s < 1.5  # without what was said meanwhile
+
+
+@everything
+def test_it_does_so_in_firefox(firefox: Visitor, passing: Serve) -> None:
+    """Some 25 s, as above."""
+    check_found_its_way(firefox, passing)
 
 
 @everything
@@ -126,10 +161,10 @@ def check_whole(said: Path, received: Path, lead_s: float) -> None:
 @everything
 def test_a_line_that_was_cut_comes_back_by_itself(chromium: Visitor, passing: Serve) -> None:
     """Some 20 s of a call in real time: the same call, without a sample more or less, and on time again."""
+    before = resumed(passing)
     visit = chromium(passing.port, "cut")
     assert all("WebSocket" in fault for fault in visit.seen["faults"])
-    with urllib.request.urlopen(f"http://127.0.0.1:{passing.port}/metrics", timeout=5) as response:
-        assert 'fastvc_sessions_resumed_total{stream="same"} 1.0' in response.read().decode()
+    assert resumed(passing) == before + 1
     check_whole(visit.folder / "original.wav", visit.folder / "converted.wav", lead_s=0.2)
     check_punctual_again(visit)
 
