@@ -1,6 +1,7 @@
 # The gateway: HTTP, WebSocket and codecs, without torch. From the project's root:
 #   docker build -f docker/gateway.Dockerfile -t fast-vc-gateway .
 # BASE: Debian 12 or what derives from it, because its python3 is 3.11.
+# EXTRAS: what the gateway shall bring besides, separated by commas: webrtc.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS python
@@ -11,12 +12,13 @@ RUN apt-get update \
 FROM python AS dependencies
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 ARG EXTRA_INDEX=
+ARG EXTRAS=
 WORKDIR /src
 COPY setup.cfg pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=docker/wheels,target=/wheels \
     --mount=type=bind,source=docker/install.sh,target=/install.sh \
-    sh /install.sh gateway
+    sh /install.sh gateway${EXTRAS:+,${EXTRAS}}
 
 FROM python AS runtime
 RUN groupadd --gid 10001 fast-vc \

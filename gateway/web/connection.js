@@ -2,13 +2,14 @@
 
 import { FastVCError, Line } from "./line.js";
 
-const MAX_UNSENT_MS = 5000; // of sound that a stalled line has not taken; beyond it sound is lost, and counted
+const MAX_UNSENT_MS = 5000; // of sound that a stalled line has not taken; beyond it, and what is sent again, sound is lost, and counted
 
 export class Connection extends Line {
   // url: ws: or wss:. config: the fields of the first message. on: {audio(Int16Array), stats(object)}, both optional.
   constructor(url, config, on = {}) {
     super({ sample_rate: 16000, sample_rate_out: 16000, ...config }, on);
     this.sentMs = 0;
+    this.againMs = 0; // of what was sent however much there was, and waits
     this.lostMs = 0; // discarded because the line took nothing
     this.heardSamples = 0;
     this.socket = new WebSocket(url);
@@ -32,7 +33,9 @@ export class Connection extends Line {
   send(samples, anyway = false) {
     if (!this.isOpen) return false;
     const ms = (samples.length / this.config.sample_rate) * 1000;
-    if (!anyway && this.unsentMs > MAX_UNSENT_MS) {
+    this.againMs = Math.min(this.againMs, this.unsentMs);
+    if (anyway) this.againMs += ms;
+    else if (this.unsentMs - this.againMs > MAX_UNSENT_MS) {
       this.lostMs += ms;
       return false;
     }
@@ -55,6 +58,7 @@ export class Connection extends Line {
   }
 
   #listen(samples) {
+    this.heardAt = performance.now();
     this.heardSamples += samples.length;
     this.on.audio?.(samples);
   }

@@ -2,6 +2,7 @@
 // line takes, and how it ended. Connection and RtcLine are such lines; this knows nothing of what carries them.
 
 const PING_EVERY_MS = 2000;
+const SILENT_MS = 10_000; // without a word of the gateway, not even an answer to a ping, a line counts as lost
 
 // Why a session ended or never began. `code` is the gateway's error code, or CONNECTION where it said none.
 export class FastVCError extends Error {
@@ -34,6 +35,7 @@ export class Line {
   // A message of the gateway.
   hear(text) {
     const message = JSON.parse(text);
+    this.heardAt = performance.now();
     if (message.type === "ready") this.#begin(message);
     else if (message.type === "stats") this.on.stats?.(message);
     else if (message.type === "pong") this.#pong();
@@ -73,10 +75,14 @@ export class Line {
 
   #begin(message) {
     this.settle.resolve(message);
-    this.pinging = setInterval(() => {
-      if (this.pingedAt || !this.say({ type: "ping" })) return;
-      this.pingedAt = performance.now();
-    }, PING_EVERY_MS);
+    this.pinging = setInterval(() => this.#ping(), PING_EVERY_MS);
+  }
+
+  #ping() {
+    const now = performance.now();
+    if (this.pingedAt && now - Math.max(this.pingedAt, this.heardAt) > SILENT_MS)
+      this.fail(new FastVCError("CONNECTION", `nothing came for ${SILENT_MS / 1000} s`));
+    else if (!this.pingedAt && this.say({ type: "ping" })) this.pingedAt = now;
   }
 
   #pong() {

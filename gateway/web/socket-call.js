@@ -56,7 +56,8 @@ export class SocketCall extends LiveCall {
   hear(heard) {
     if (this.ending || !(this.isLive || this.comeback.token)) return;
     const sound = toInt(heard);
-    if (!this.isLive || this.line.send(sound)) this.comeback.sent(sound); // away: it is sent on coming back
+    const isLost = this.isLive && this.line.isOpen && !this.line.send(sound); // what is said while away is sent on coming back
+    if (!isLost) this.comeback.sent(sound);
     this.emit("input", heard);
   }
 

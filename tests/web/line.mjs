@@ -22,6 +22,7 @@ export async function makeLine(port, host = "127.0.0.1") {
     port: server.address().port,
     stall: () => ((stalled = true), sockets.forEach((socket) => socket.pause())),
     resume: () => ((stalled = false), sockets.forEach((socket) => socket.resume())),
+    freeze: () => sockets.forEach((socket) => socket.pause()), // for good; others may come
     cut: () => sockets.forEach((socket) => socket.destroy()),
     close: () => (server.close(), sockets.forEach((socket) => socket.destroy())),
   };

@@ -31,11 +31,11 @@ export async function steady(page, lengthS) {
   const found = await page.waitForFunction(
     (length) => {
       const { playback } = window.studio.look();
-      if (!playback?.started || document.body.dataset.state !== "live") return null;
-      const key = `${playback.gaps} ${playback.droppedMs}`;
+      const isOn = playback?.started && !playback.waiting && document.body.dataset.state === "live";
+      const key = isOn ? `${playback.gaps} ${playback.droppedMs}` : null;
       if (window.stretch?.key !== key) window.stretch = { key, from: window.heardFor() };
       const to = window.heardFor();
-      return to - window.stretch.from >= length && { from: window.stretch.from, to };
+      return isOn && to - window.stretch.from >= length && { from: window.stretch.from, to };
     },
     { polling: 50 },
     lengthS,
@@ -135,19 +135,21 @@ export async function tour(visit) {
   return { live, muted, recordings, files, overflow, kept };
 }
 
-// The line is cut: the page finds its way back by itself. All of it is recorded in the page, too.
-export async function cut(visit) {
-  const { page, line } = visit;
+// The line is lost (wanted.how: "cut", or "freeze", of which nothing is told): the page finds its way back by itself. All of it is
+// recorded in the page, too.
+export async function lost(visit) {
+  const { page, line, wanted } = visit;
   await page.evaluateOnNewDocument(keepBlobs);
   await begin(visit, "#record");
   const before = await steady(page, 2.5);
-  line.cut();
+  line[wanted.how]();
   await stateIs(page, "reconnecting");
   await stateIs(page, "live");
   const after = await steady(page, 2.5);
   const ended = await end(visit);
+  const last = (await look(page)).stats;
   await save(visit, ["original.wav", "converted.wav"]);
-  return { before, after, ...ended };
+  return { before, after, last, ...ended };
 }
 
 // The gateway ends a call over WebRTC: the page begins another by itself.
