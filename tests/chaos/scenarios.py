@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -205,9 +206,11 @@ async def step_the_clock(trouble: Trouble) -> None:
         await asyncio.sleep(1.5)
 
 
-async def nothing(trouble: Trouble) -> None:
-    trouble.faults += 1  # it was there from the start
-    await asyncio.sleep(0)
+async def fill_the_disk(trouble: Trouble) -> None:
+    """The calls' recordings do, and what states and logs want from then on has no room either."""
+    trouble.faults += 1
+    if trouble.place.has_disk:
+        await trouble.place.until(lambda: os.statvfs(trouble.place.disk).f_bavail == 0, trouble.seconds)
 
 
 async def everything(trouble: Trouble) -> None:
@@ -251,7 +254,7 @@ SCENARIOS = (
     Scenario("the link is cut for 1 s", cut_the_link, concealed=1, through_a_line=True),
     Scenario("the link is late and lossy", slow_the_link, concealed=0, through_a_line=True),
     Scenario("the clock is stepped", step_the_clock, concealed=0, options={"stepped_clock": True}, needs_faketime=True),
-    Scenario("the disk is full", nothing, concealed=0, options={"small_disk": True, "settings": RECORDED}),
+    Scenario("the disk is full", fill_the_disk, concealed=0, options={"small_disk": True, "settings": RECORDED}),
     Scenario("anyone is killed, every 5 s", kill_anyone, options={"gateways": 2, "workers": 3}, seconds=120),
     Scenario("all together", everything, options={"gateways": 2, "workers": 3}, through_a_line=True, seconds=90),
 )
