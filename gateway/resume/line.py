@@ -138,10 +138,11 @@ class Line:
     async def _speak(self) -> None:
         async with self._speaking:
             caller = self.caller
-            while self._up and caller is self.caller and (pieces := self.said.after(self._position)):
-                said_before, self._position = self._position, pieces[-1].end  # on its way when this is cancelled
+            while self._up and caller is self.caller and self._position < self.said.end:
+                messages, self._position = self.said.after(self._position)  # on its way when this is cancelled
                 try:
-                    await caller.say([piece.after(said_before) for piece in pieces])
+                    if messages:  # else the caller has acknowledged what it was not told yet
+                        await caller.say(messages)
                 except (CallerGone, ConnectionError) as error:
                     self.lose(caller, error)
                     if not self.may_return:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import takewhile
-from typing import NamedTuple
 
 from gateway.audio.codec import AudioFormat
 from gateway.audio.pcm import PCM
@@ -14,43 +12,26 @@ ENOUGH_AT_ONCE_BYTES = 1 << 15  # several blocks of packets
 _PCM_BYTES = 2  # of a sample that is sent
 
 
-class Piece(NamedTuple):
-    """One message of sound; positions in samples at the caller's rate."""
-
-    start: int
-    end: int
-    payload: bytes
-
-    def after(self, position: int) -> bytes:
-        """What lies beyond `position`, where messages can be cut; else all of it."""
-        whole = len(self.payload) == _PCM_BYTES * (self.end - self.start)
-        return self.payload[_PCM_BYTES * max(0, position - self.start) :] if whole else self.payload
-
-
 class Said:
-    """The latest messages of one call."""
+    """The latest messages of one call. No object but the message itself is kept of each: there are thousands a call,
+    and the garbage collector would look at them all."""
 
     def __init__(self, audio: AudioFormat, start: int = 0) -> None:
         """start: the position of the first sample."""
         packet = round(audio.rate * audio.frame_ms / 1000)
         self._packet = None if audio.encoding == PCM.name else packet  # samples of a message, if all have as many
-        self._pieces: deque[Piece] = deque()
+        self._messages: deque[bytes] = deque()
         self._bytes = 0
+        self.begin = start  # position of the oldest sample that is kept
         self.end = start
         self.acknowledged: int | None = None
 
-    @property
-    def begin(self) -> int:
-        """Position of the oldest sample that is kept."""
-        return self._pieces[0].start if self._pieces else self.end
-
-    def add(self, payload: bytes) -> None:
+    def add(self, message: bytes) -> None:
         """The next message."""
-        start = self.end
-        self.end += self._packet or len(payload) // _PCM_BYTES
-        self._pieces.append(Piece(start, self.end, payload))
-        self._bytes += len(payload)
-        while self._bytes > MAX_KEPT_BYTES and len(self._pieces) > 1:
+        self._messages.append(message)
+        self._bytes += len(message)
+        self.end += self._samples(message)
+        while self._bytes > MAX_KEPT_BYTES and len(self._messages) > 1:
             self._drop()
 
     def acknowledge(self, position: int) -> None:
@@ -58,18 +39,34 @@ class Said:
         position = min(position, self.end)
         if self.acknowledged is None or position > self.acknowledged:
             self.acknowledged = position
-        while self._pieces and self._pieces[0].end <= position:
+        while self._messages and self.begin + self._samples(self._messages[0]) <= position:
             self._drop()
 
-    def after(self, position: int) -> list[Piece]:
-        """The first messages with something beyond `position`, not many at once; none where there is none yet."""
-        newer = list(takewhile(lambda piece: piece.end > position, reversed(self._pieces)))
-        pieces: list[Piece] = []
+    def after(self, position: int) -> tuple[list[bytes], int]:
+        """What lies beyond `position`: the first messages of it, not many at once, the first without what lies before
+        where messages can be cut; and the position behind them."""
+        newer: list[bytes] = []
+        start = self.end
+        for message in reversed(self._messages):
+            if start <= position:
+                break
+            newer.append(message)
+            start -= self._samples(message)
+        before = position - start
+        messages: list[bytes] = []
         room = ENOUGH_AT_ONCE_BYTES
         while newer and room > 0:
-            pieces.append(newer.pop())
-            room -= len(pieces[-1].payload)
-        return pieces
+            messages.append(newer.pop())
+            start += self._samples(messages[-1])
+            room -= len(messages[-1])
+        if messages and self._packet is None and before > 0:
+            messages[0] = messages[0][_PCM_BYTES * before :]
+        return messages, start
+
+    def _samples(self, message: bytes) -> int:
+        return self._packet or len(message) // _PCM_BYTES
 
     def _drop(self) -> None:
-        self._bytes -= len(self._pieces.popleft().payload)
+        message = self._messages.popleft()
+        self._bytes -= len(message)
+        self.begin += self._samples(message)
