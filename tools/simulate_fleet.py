@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+from loguru import logger
 
 from tools.fleet import costs
 from tools.fleet.day import HOUR_S, Day
@@ -34,7 +35,7 @@ from tools.fleet.fleet import Fleet, Outcome, Plan, Span, latency_of
 @click.option("--upgrade-at", type=click.FloatRange(0, 72), help="Hour from which an upgrade rolls.")
 @click.option("--at-once", type=click.IntRange(1, 1000), default=1, help="Workers that are upgraded at once.")
 @click.option("--beat-s", type=click.FloatRange(0.1, 60), default=1.0, help="Between heartbeats (0.5 in truth).")
-@click.option("--costs", "costs_file", type=click.Path(path_type=Path, exists=True), help="A device. [nano on a core]")
+@click.option("--costs", "costs_name", default="nano-core", help=f"A device: {', '.join(costs.KNOWN)}, or a JSON file.")
 @click.option("--seed", type=int, default=0)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
@@ -50,12 +51,15 @@ def main(
     upgrade_at: float | None,
     at_once: int,
     beat_s: float,
-    costs_file: Path | None,
+    costs_name: str,
     seed: int,
     json_file: Path | None,
 ) -> None:
     """Simulate a fleet: sessions, refusals, latency."""
-    device = costs.NANO_ON_A_CORE if costs_file is None else costs.read(costs_file)
+    try:
+        device = costs.find(costs_name)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="--costs") from None
     places = device.places * workers
     plan = Plan(
         workers,
@@ -70,8 +74,12 @@ def main(
         upgrade_at_once=at_once,
         seed=seed,
     )
-    loads = table(device, talk=talk)
-    outcome = Fleet(plan, device, Day(load * places, call_s), span_s=min(HOUR_S, hours * HOUR_S / 6)).run()
+    logger.disable("worker")  # the scheduler's, of sessions that nobody has
+    try:
+        loads = table(device, talk=talk)
+        outcome = Fleet(plan, device, Day(load * places, call_s), span_s=min(HOUR_S, hours * HOUR_S / 6)).run()
+    finally:
+        logger.enable("worker")
     click.echo(report(plan, device, loads, outcome))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

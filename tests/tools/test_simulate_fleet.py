@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools.fleet.costs import NANO_ON_A_CORE, read
+from tools.fleet.costs import NANO_ON_A_CORE, TINY_ON_AN_H200, find, read
 from tools.fleet.day import HOUR_S, Day
 from tools.fleet.device import measure, table
 from tools.fleet.fleet import Fleet, Outcome, Plan
@@ -80,6 +80,19 @@ def test_a_day_has_its_callers() -> None:
     assert calls == sorted(calls, key=lambda call: call[0])
     at_once = [sum(at <= hour * HOUR_S < at + length for at, length in calls) for hour in (3, 19)]
     assert at_once[0] < 20 < 70 < at_once[1] < 130
+
+
+def test_a_gpu_has_the_places_that_its_worker_s_warm_up_gave_it() -> None:
+    """docs/performance.md, "Places"."""
+    assert find("tiny-h200").places == 335
+    assert replace(TINY_ON_AN_H200, min_steps=10).places == 234
+
+
+def test_a_device_that_is_neither_known_nor_a_file_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--costs", str(tmp_path / "tiny-h300")])
+    assert result.exit_code == 2
+    assert "--costs" in result.output
+    assert "tiny-h300" in result.output
 
 
 def test_the_command_and_a_table_of_one_s_own(tmp_path: Path) -> None:

@@ -57,6 +57,35 @@ NANO_ON_A_CORE = Device(
     ms={1: {1: 51, 2: 74}, 2: {1: 94, 2: 141}, 4: {1: 180, 2: 250}, 8: {1: 392, 2: 535}},
 )
 
+# One NVIDIA H200, bf16, graphs and fused kernels, blocks of 0.5 s: docs/performance.md, "Places".
+TINY_ON_AN_H200 = Device(
+    name="tiny, one H200",
+    block_ms=500,
+    min_steps=5,
+    max_steps=10,
+    max_batch=128,
+    max_sessions=512,
+    ms={
+        size: {5: at_5, 10: at_10}
+        for size, at_5, at_10 in (
+            (1, 9.5, 12.7),
+            (2, 10.6, 13.2),
+            (4, 13.6, 17.6),
+            (8, 17.7, 24.6),
+            (16, 28.1, 38.6),
+            (32, 50.7, 70.8),
+            (64, 90.4, 129.0),
+            (128, 171.6, 245.4),
+        )
+    },
+)
+KNOWN = {"nano-core": NANO_ON_A_CORE, "tiny-h200": TINY_ON_AN_H200}
+
+
+def find(name: str) -> Device:
+    """A device that is known by `name`, or the table in the file of that name. Raises `ValueError`, `OSError`."""
+    return KNOWN[name] if name in KNOWN else read(Path(name))
+
 
 def read(path: Path) -> Device:
     """A table of one's own: JSON with the fields of `Device`. Raises `ValueError`, `OSError`."""
