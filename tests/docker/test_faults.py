@@ -1,4 +1,4 @@
-"""Workers that are killed and scaled away while ten callers speak."""
+"""Workers that are killed and scaled away, and a gateway that is replaced, while ten callers speak."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from tools.client.client import Call, CallConfig, call, read_source
 
 from .conftest import KEY, SAMPLE, Stack, docker, until
+from .marked import CALLERS, keep_calling, report
 
 CALLS = 10
 KILL_WORKERS = (
@@ -70,3 +71,14 @@ async def test_scaling_from_three_to_one_costs_nobody_anything(cheap: Stack) -> 
     for made in await asyncio.gather(*calls):
         check_exact(made, most_concealed=1)
     assert cheap.ready()["workers"] == 1
+
+
+@pytest.mark.timeout(300)
+async def test_the_only_gateway_is_replaced_and_its_callers_come_back(marked: Stack) -> None:
+    """Ten calls of 20 s in real time: the new container knows nothing of them but the key it signs with."""
+    marked.up(workers=2)
+    calls = await keep_calling(marked.url, KEY, 20, lambda: marked.recreate("gateway"))
+    report("docker compose up --force-recreate gateway", calls)
+    assert sum(len(made.breaks) for made in calls) >= CALLERS
+    assert all(gap.new_stream for made in calls for gap in made.breaks)
+    until(lambda: marked.ready()["sessions"] == 0)

@@ -1,8 +1,8 @@
-"""docker/swarm.yaml on three hosts: keys as secrets, everything spread, and a rollout that no call notices."""
+"""docker/swarm.yaml on three hosts: keys as secrets, everything spread, and rollouts: no call notices workers that are
+replaced, and every call goes on when gateways are."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -10,38 +10,43 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import numpy as np
 import pytest
+import yaml
 
 from shared.config import ROOT
-from tools.client.client import Call, CallConfig, CallError, call, read_source
 
-from .conftest import SAMPLE, TAG, until
+from .balancer import Balancer
+from .conftest import TAG, until
+from .marked import CALLERS, CHEAP, ENTRY, PATIENT, PROGRAM, keep_calling, report
 from .nodes import Node, three_nodes
-from .test_faults import check_exact
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="three hosts are made by root"),
 ]
-CALLS, WORKERS = 10, 3
+WORKERS = 3
 STACK = "fvc"
-PATIENT = """
-version: "3.9"
-services:
-  gateway:
-    environment:
-      FASTVC_GATEWAY__LATENCY_BUDGET_MS: 30000
-    deploy: {update_config: {delay: 3s, monitor: 5s}}
-  worker:
-    deploy: {update_config: {delay: 1s, monitor: 5s}}
-"""  # a machine that is busy conceals nothing: what is concealed was lost on the way; and less waiting between tasks
+NEXT = f"fast-vc-gateway:{TAG}-next"
+OVERRIDES = {
+    "version": "3.9",
+    "services": {
+        "gateway": {
+            "environment": {**CHEAP, **PATIENT},
+            "deploy": {"update_config": {"delay": "3s", "monitor": "5s"}},  # less waiting between tasks
+        },
+        "worker": {
+            "entrypoint": ENTRY,
+            "configs": [{"source": "marking", "target": "/marking.py"}],
+            "environment": CHEAP,
+            "deploy": {"update_config": {"delay": "1s", "monitor": "5s"}},
+        },
+    },
+    "configs": {"marking": {"file": "${KEYS}/../marking.py"}},
+}
 IMAGES = [f"fast-vc-gateway:{TAG}", f"fast-vc-worker:{TAG}"]
 
 
@@ -62,8 +67,9 @@ class Swarm:
         self.command("keys", "link", "gateway", "--gateway")
         self.command("keys", "link", "worker")
         self.key = self.command("keys", "api", "tests").split()[0]
-        (self.folder / "patient.yaml").write_text(PATIENT)
-        files = ("-c", str(ROOT / "docker" / "swarm.yaml"), "-c", str(self.folder / "patient.yaml"))
+        (self.folder / "marking.py").write_text(PROGRAM)
+        (self.folder / "overrides.yaml").write_text(yaml.safe_dump(OVERRIDES))
+        files = ("-c", str(ROOT / "docker" / "swarm.yaml"), "-c", str(self.folder / "overrides.yaml"))
         self.manager.docker(
             *("stack", "deploy", "--resolve-image", "never", *files, STACK),
             GATEWAY_IMAGE=IMAGES[0],
@@ -90,27 +96,46 @@ class Swarm:
         seen = {node.address: self.ready(node) for node in self.nodes}
         return [node for node in self.nodes if (seen[node.address] or {}).get("workers", 0) >= workers]
 
-    def rolled(self, service: str) -> bool:
-        """Whether an update is over; it must not have been undone."""
-        state = self.manager.docker("service", "inspect", service, "--format", "{{json .UpdateStatus}}").strip()
-        said = (json.loads(state) or {}).get("State", "")
-        assert not said.startswith(("rollback", "paused")), state
-        return bool(said == "completed")
+    def roll(self, service: str, *options: str) -> None:
+        """Update all tasks of a service, to the end; it must not be undone."""
+        service = f"{STACK}_{service}"
+        before, tasks = self._update(service).get("StartedAt"), {task["ID"] for task in self.manager.tasks(service)}
+        command = ("service", "update", "--detach", "--no-resolve-image", *options, service)
+        self.manager.docker(*command, timeout_s=60)
+
+        def over() -> bool:
+            update = self._update(service)
+            if update.get("StartedAt") == before:
+                return False
+            assert not update["State"].startswith(("rollback", "paused")), update
+            return bool(update["State"] == "completed")
+
+        until(over, 500)
+        assert tasks.isdisjoint({task["ID"] for task in self.manager.tasks(service)})
+
+    def _update(self, service: str) -> dict[str, Any]:
+        said = self.manager.docker("service", "inspect", service, "--format", "{{json .UpdateStatus}}")
+        update: dict[str, Any] = json.loads(said) or {}
+        return update
 
 
 @pytest.fixture(scope="module")
 def swarm(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     with three_nodes(Path("/var/tmp/fvc-swarm") / str(os.getpid()), IMAGES) as nodes:
+        for node in nodes:
+            node.docker("tag", IMAGES[0], NEXT)
         made = Swarm(nodes, tmp_path_factory.mktemp("swarm"))
         made.deploy()
         until(lambda: len(made.gateways(WORKERS)) == 2, 240)
         yield made
 
 
-async def talk(swarm: Swarm, node: Node, seconds: float, name: str) -> Call:
-    wave = np.resize(read_source(SAMPLE, 16_000), int(16_000 * seconds))
-    async with aiohttp.ClientSession() as http:
-        return await call(http, CallConfig(f"ws://{node.address}:8042/ws", swarm.key, session_id=name), wave)
+@pytest.fixture
+async def balancer(swarm: Swarm) -> AsyncIterator[Balancer]:
+    made = Balancer([node.address for node in swarm.nodes], 8042)
+    await made.start()
+    yield made
+    await made.stop()
 
 
 def test_gateways_and_workers_are_spread_and_all_know_each_other(swarm: Swarm) -> None:
@@ -122,59 +147,28 @@ def test_gateways_and_workers_are_spread_and_all_know_each_other(swarm: Swarm) -
     assert sum(bool(node.docker("ps", "--quiet").split()) for node in swarm.nodes) == 3
 
 
-async def test_workers_roll_and_no_call_notices(swarm: Swarm) -> None:
+async def test_workers_roll_and_no_call_notices(swarm: Swarm, balancer: Balancer) -> None:
     """Three workers are replaced, one after the other, under ten calls in real time: as long as that takes."""
-    gateways = swarm.gateways()
-
-    async def keep_talking(number: int, over: asyncio.Event) -> list[Call]:
-        made = []
-        while not over.is_set():
-            try:
-                made.append(await talk(swarm, gateways[number % len(gateways)], 30, f"caller-{number}-{len(made)}"))
-            except CallError as error:
-                if "OVERLOADED" not in str(error):  # not let in is not cut off: a busy machine offers few places
-                    raise
-                await asyncio.sleep(0.5)
-        return made
-
-    over = asyncio.Event()
-    talking = [asyncio.create_task(keep_talking(number, over)) for number in range(CALLS)]
-    await asyncio.sleep(3)
-    before = {task["ID"] for task in swarm.manager.tasks(f"{STACK}_worker")}
-    await asyncio.to_thread(
-        swarm.manager.docker, "service", "update", "--detach", "--force", f"{STACK}_worker", timeout_s=60
-    )
-    await asyncio.to_thread(until, lambda: swarm.rolled(f"{STACK}_worker"), 500)
-    over.set()
-    calls = [one for several in await asyncio.gather(*talking) for one in several]
-    assert len(calls) >= CALLS
-    for made in calls:
-        check_exact(made, most_concealed=0)
+    calls = await keep_calling(balancer.url, swarm.key, 30, lambda: swarm.roll("worker", "--force"))
+    report("workers roll", calls)
+    assert len(calls) >= CALLERS
+    assert all(made.breaks == [] for made in calls)
     assert sum(made.complete["reopened"] for made in calls if made.complete) > 0
-    assert before.isdisjoint({task["ID"] for task in swarm.manager.tasks(f"{STACK}_worker")})
     assert len(swarm.gateways(WORKERS)) == 2
 
 
-async def test_gateways_roll_and_callers_always_find_one(swarm: Swarm) -> None:
-    """One gateway after the other: its calls get all their sound; new calls go to the other one."""
-    first = swarm.gateways()[0]
-    held = asyncio.create_task(talk(swarm, first, 240, "held"))
-    await asyncio.sleep(3)
-    await asyncio.to_thread(
-        swarm.manager.docker, "service", "update", "--detach", "--force", f"{STACK}_gateway", timeout_s=60
-    )
-    served = 0
-    while not swarm.rolled(f"{STACK}_gateway"):
-        for node in await asyncio.to_thread(swarm.gateways):
-            with suppress(CallError):  # it may leave just now
-                served += (await talk(swarm, node, 1.0, f"new-{served}")).complete is not None
-                break
-        else:
-            raise AssertionError("no gateway takes calls")
-    assert served > 5
-    made = await held
-    assert made.close_code == 1001
-    assert made.complete is not None
-    heard_ms = made.complete["total_processed_ms"]
-    assert len(made.output()) / 16 == pytest.approx(heard_ms + made.lead_ms, abs=1)
-    await asyncio.to_thread(until, lambda: len(swarm.gateways(WORKERS)) == 2)
+@pytest.mark.parametrize(
+    "options",
+    [("--force",), ("--update-order", "start-first", "--image", NEXT)],
+    ids=["order of the file", "new image, new one first"],
+)
+async def test_gateways_roll_and_every_call_goes_on(swarm: Swarm, balancer: Balancer, options: tuple[str, ...]) -> None:
+    """Both gateways are replaced, one after the other, under ten calls in real time: their callers come back through
+    the balancer to a gateway that knows nothing of them, and no sample is missing, twice, or their own voice."""
+    calls = await keep_calling(balancer.url, swarm.key, 30, lambda: swarm.roll("gateway", *options))
+    report(f"gateways roll, {' '.join(options)}", calls)
+    assert sum(len(made.breaks) for made in calls) >= CALLERS
+    assert all(gap.new_stream for made in calls for gap in made.breaks)
+    assert balancer.turned_away == 0  # somebody took calls all the time
+    until(lambda: len(swarm.gateways(WORKERS)) == 2)
+    until(lambda: all((swarm.ready(node) or {"sessions": 0})["sessions"] == 0 for node in swarm.nodes))
