@@ -11,10 +11,11 @@ from torch import Tensor
 
 from worker.models import fused
 from worker.models.published import bigvgan, hift
-from worker.models.seedvc import dit
+from worker.models.seedvc import dit, wavenet
 from worker.models.seedvc2 import dit as dit2
 
 DTYPES = (torch.float32, torch.bfloat16)
+wavenet.LAYERS = 3  # one with what comes in, one between, one that only leaves: the interpreter takes long
 
 
 def networks() -> dict[str, tuple[torch.nn.Module, list[Tensor]]]:

@@ -113,8 +113,7 @@ def published_entries(network: PublishedNetwork, config: Any) -> dict[str, Tenso
     """Entries under their published names, for a network of the sizes of ``config``."""
     keys = next(path for path in (folder / f"{network.name}.keys.json" for folder in KEYS) if path.is_file())
     shapes: dict[str, tuple[list[int], str]] = json.loads(keys.read_text())
-    with torch.device("meta"):
-        ours = {name: tuple(tensor.shape) for name, tensor in network.build(config).state_dict().items()}
+    ours = {name: tuple(tensor.shape) for name, tensor in network.blank(config).state_dict().items()}
     entries = {}
     for name, (shape, _) in shapes.items():
         prefix = next(prefix for prefix in network.layout.prefixes if name.startswith(prefix))

@@ -19,13 +19,19 @@ from worker.factory import make_engine
 for model in sys.argv[1:]:
     make_engine(WorkerConfig(model=model, right_ms=60), "cpu")
 print("\\n".join(sys.modules))
+from worker.models.seedvc.spec import NETWORKS
+NETWORKS["whisper"].blank(NETWORKS["whisper"].config({}))  # has embeddings
+print("\\n".join(f"later {name}" for name in sys.modules))
 """
 
 
 def imported(*models: str) -> set[str]:
     """Modules that a worker has imported once the engines of ``models`` are made."""
     command = [sys.executable, "-c", _IMPORTED, *models]
-    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "later worker.models.published.whisper" in said
+    assert "later torch._dynamo" not in said, "torch's compiler takes long to import, and nothing here compiles"
+    return set(said)
 
 
 def test_every_configurable_model_has_its_engine() -> None:

@@ -103,8 +103,7 @@ def assemble(network: PublishedNetwork, entries: Mapping[str, Tensor], config: A
             config = network.config({name: tuple(tensor.shape) for name, tensor in published.items()})
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"not a checkpoint of {network.name}: it lacks {error}.") from error
-    with torch.device("meta"):
-        module = network.build(config)
+    module = network.blank(config)
     fill(module, network.name, weights)
     return module.eval().requires_grad_(False)
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 Shapes = Mapping[str, tuple[int, ...]]
 Rules = tuple[tuple[str, str], ...]
@@ -56,3 +58,17 @@ class PublishedNetwork:
     build: Callable[[Any], nn.Module]
     config: Callable[[Shapes], Any]  # its sizes: as published, or read off the file's shapes
     read_config: Callable[[Mapping[str, object]], Any] | None = None  # its sizes from ``layout.config_file``
+
+    def blank(self, config: Any) -> nn.Module:
+        """It without memory or values, on torch's meta device: shapes to be given their weights."""
+        with torch.device("meta"), _Undrawn():
+            return self.build(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Without torch's first values, which an embedding would draw: on the meta device torch imports its compiler for
+    that, a second or two."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)

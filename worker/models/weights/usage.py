@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worker.models.weights.checkpoints import read_entries, read_file, take_prefix, used_entries
@@ -60,8 +59,7 @@ def used_by(network: PublishedNetwork, path: Path) -> set[str]:
         sizes = network.config({name: tuple(entry.shape) for name, entry in published.items()})
     except (KeyError, ValueError):
         return set()  # a file of something else
-    with torch.device("meta"):
-        module = network.build(sizes)
+    module = network.blank(sizes)
     nested = f"{'.'.join(network.layout.nesting)}." if network.layout.nesting else ""
     inside = {name for name in _names(read_file(path)) if name.startswith(nested)}
     prefix = nested if inside else ""
