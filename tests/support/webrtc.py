@@ -1,11 +1,6 @@
-"""A caller over WebRTC whose network can be spoiled."""
+"""A caller over WebRTC who speaks waves, and whose network may go."""
 
 from __future__ import annotations
-
-import asyncio
-import random
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,26 +30,6 @@ class TestCaller(RtcCaller):
         """The network is gone: nothing is sent or received any more."""
         for protocol in self._transceiver.receiver.transport.transport._connection._protocols:
             protocol.datagram_received = lambda data, addr: None  # type: ignore[method-assign]
-
-    def spoil(self, *, loss: float, jitter_s: float, seed: int = 1) -> None:
-        """From now on the network loses packets and delays them by up to twice the jitter, both ways, as netem does."""
-        chance, loop = random.Random(seed), asyncio.get_running_loop()
-
-        def passing(carry: Callable[..., object]) -> Callable[..., None]:
-            def maybe(*arguments: Any) -> None:
-                if chance.random() >= loss:
-                    loop.call_later(chance.uniform(0, 2 * jitter_s), carry, *arguments)
-
-            return maybe
-
-        for protocol in self._transceiver.receiver.transport.transport._connection._protocols:
-            send = passing(protocol.transport.sendto)
-
-            async def send_data(data: bytes, address: Any, send: Callable[..., None] = send) -> None:
-                send(data, address)
-
-            protocol.send_data = send_data  # type: ignore[method-assign]
-            protocol.datagram_received = passing(protocol.datagram_received)  # type: ignore[method-assign]
 
 
 def encoded(wave: Wave) -> list[bytes]:

@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 
 from shared.config import ROOT
+from tools.bench import webrtc_loss
 from tools.bench.service import BLOCK_MS, KEY, cpu_s, service
 from tools.client.client import Call, CallConfig, call_with, encode_source, read_source
 from tools.client.latency import summarise
@@ -118,18 +119,32 @@ def report(rows: list[Row]) -> str:
 @click.option("--seconds", type=click.FloatRange(2, 600), default=10, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=2, show_default=True, help="Of both, in turns.")
 @click.option("--rate-out", type=click.Choice(["16000", "24000", "48000"]), default="48000", show_default=True)
+@click.option(
+    "--loss", type=click.FloatRange(0, 0.5), default=0.0, show_default=True, help="Instead: share of packets."
+)
+@click.option("--jitter-ms", type=click.FloatRange(0, 500), default=100, show_default=True, help="With --loss.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
-def main(sessions: int, seconds: float, rounds: int, rate_out: str, json_file: Path | None) -> None:
-    """Measure WebRTC against WebSocket."""
+def main(
+    sessions: int, seconds: float, rounds: int, rate_out: str, loss: float, jitter_ms: float, json_file: Path | None
+) -> None:
+    """Measure WebRTC against WebSocket; with --loss, WebRTC over lines that are bad against lines that are good."""
     wave = np.resize(read_source(SAMPLE, RATE), round(RATE * seconds))
     messages = encode_source(wave, CallConfig("", KEY, encoding="OPUS", sample_rate=RATE))
     with service(sessions + 2) as running:
-        rows = [
-            measure(running.url, running.gateways[0], transport, sessions, messages, int(rate_out))
-            for _ in range(rounds)
-            for transport in ("WebSocket", "WebRTC")
-        ]
-    click.echo(report(rows))
+        if loss:
+            payloads = [payload for payload, _ in messages]
+            lines = [(0.0, 0.0), (loss, jitter_ms)] * rounds
+            spoiled = [webrtc_loss.measure(running.url, sessions, payloads, *line) for line in lines]
+            rows: list[Row] | list[webrtc_loss.Spoiled] = spoiled
+            table = webrtc_loss.report(spoiled)
+        else:
+            rows = compared = [
+                measure(running.url, running.gateways[0], transport, sessions, messages, int(rate_out))
+                for _ in range(rounds)
+                for transport in ("WebSocket", "WebRTC")
+            ]
+            table = report(compared)
+    click.echo(table)
     if json_file is not None:
         result = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fractions
 import json
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -133,6 +134,30 @@ class RtcCaller:
     async def hang_up(self) -> None:
         await self.pc.close()
 
+    def spoil(self, *, loss: float, jitter_s: float, seed: int = 1) -> None:
+        """From now on the network loses packets and delays them by up to twice the jitter, both ways, as netem does."""
+        chance, loop = random.Random(seed), asyncio.get_running_loop()
+
+        def passing(carry: Callable[..., object]) -> Callable[..., None]:
+            def arrive(*arguments: Any) -> None:
+                if self.pc.connectionState != "closed":
+                    carry(*arguments)
+
+            def maybe(*arguments: Any) -> None:
+                if chance.random() >= loss:
+                    loop.call_later(chance.uniform(0, 2 * jitter_s), arrive, *arguments)
+
+            return maybe
+
+        for protocol in self._transceiver.receiver.transport.transport._connection._protocols:
+            send = passing(protocol.transport.sendto)
+
+            async def send_data(data: bytes, address: Any, send: Callable[..., None] = send) -> None:
+                send(data, address)
+
+            protocol.send_data = send_data  # type: ignore[method-assign]
+            protocol.datagram_received = passing(protocol.datagram_received)  # type: ignore[method-assign]
+
     # --- aiortc asks ----------------------------------------------------------------------------------------
 
     def add(self, packet: Any) -> tuple[bool, None]:
@@ -192,8 +217,14 @@ def _difference(one: int, other: int, bits: int) -> int:
     return (one - other + half) % (1 << bits) - half
 
 
-async def call_over_webrtc(http: aiohttp.ClientSession, config: CallConfig, packets: list[bytes]) -> Call:
-    """One session with Opus packets of 20 ms, in real time; `config.url` as for a WebSocket. Raises `CallError`."""
+async def call_over_webrtc(
+    http: aiohttp.ClientSession,
+    config: CallConfig,
+    packets: list[bytes],
+    on_ready: Callable[[RtcCaller], object] = lambda caller: None,
+) -> Call:
+    """One session with Opus packets of 20 ms, in real time; `config.url` as for a WebSocket. `on_ready`: told of the
+    caller before it speaks. Raises `CallError`."""
     url = config.url.replace("ws", "http", 1).removesuffix("/ws").rstrip("/") + "/webrtc"
     caller = RtcCaller()
     try:
@@ -204,6 +235,7 @@ async def call_over_webrtc(http: aiohttp.ClientSession, config: CallConfig, pack
         result.ready = await caller.configure(**config.first_message())
         if result.ready["type"] == "error":
             raise CallError(f"{result.ready['error_code']}: {result.ready['message']}")
+        on_ready(caller)
         await caller.speak(packets)
         result.end_due = caller.sent[-1].due
         caller.tell({"type": "end"})
