@@ -155,7 +155,7 @@ class RtcCaller:
             async def send_data(data: bytes, address: Any, send: Callable[..., None] = send) -> None:
                 send(data, address)
 
-            protocol.send_data = send_data  # type: ignore[method-assign]
+            protocol.send_data = send_data  # type: ignore[method-assign, assignment]
             protocol.datagram_received = passing(protocol.datagram_received)  # type: ignore[method-assign]
 
     # --- aiortc asks ----------------------------------------------------------------------------------------
