@@ -36,8 +36,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 _XLSR = XlsrConfig(conv_width=32, width=64, heads=4, inner=128, depth=2)
 _WHISPER = WhisperConfig(width=48, heads=4, inner=96, depth=2, positions=400)
-_BIGVGAN_22K = BigVganConfig(mel_bins=80, rates=(16, 16), kernels=(32, 32), channels=16)
-_BIGVGAN_44K = BigVganConfig(mel_bins=128, rates=(32, 16), kernels=(64, 32), channels=16)
+_BIGVGAN_22K = BigVganConfig(mel_bins=80, rates=(16, 16), kernels=(32, 32), channels=8)
+_BIGVGAN_44K = BigVganConfig(mel_bins=128, rates=(32, 16), kernels=(64, 32), channels=8)
 
 
 def reduced(name: str) -> spec.ModelSpec:
