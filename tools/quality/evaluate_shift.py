@@ -10,6 +10,7 @@ import difflib
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,15 @@ def median_f0_hz(pcm: Pcm) -> float:
     return float(np.median(f0[f0 > 0]))
 
 
+@cache
+def recogniser() -> pocketsphinx.Decoder:
+    """Made once: its models take a third of a second. A whole utterance is normalised by itself."""
+    return pocketsphinx.Decoder(samprate=INPUT_RATE, loglevel="FATAL")
+
+
 def words_kept(pcm: Pcm, text: str) -> float:
     """Share of the words of ``text`` that PocketSphinx (its own US English model) hears, in order."""
-    decoder = pocketsphinx.Decoder(samprate=INPUT_RATE, loglevel="FATAL")
+    decoder = recogniser()
     decoder.start_utt()
     decoder.process_raw(pcm.tobytes(), full_utt=True)
     decoder.end_utt()
