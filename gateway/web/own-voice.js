@@ -67,16 +67,20 @@ async function add(event) {
   event.preventDefault();
   const name = el("own-name").value;
   el("own-add").disabled = true;
-  const answer = await fetch(`voices?name=${encodeURIComponent(name)}`, {
-    method: "POST",
-    headers: { ...(await access.headers()), "Content-Type": "audio/wav" },
-    body: wav(clip.samples, clip.rate),
-  });
-  el("own-add").disabled = false;
-  if (!answer.ok) return say(why(await refusal(answer), answer.status), true);
-  await loadVoices();
-  choose(name);
-  say(texts().own_added(name));
+  say("");
+  try {
+    const answer = await fetch(`voices?name=${encodeURIComponent(name)}`, {
+      method: "POST",
+      headers: { ...(await access.headers()), "Content-Type": "audio/wav" },
+      body: wav(clip.samples, clip.rate),
+    });
+    if (!answer.ok) return say(why(await refusal(answer), answer.status), true);
+    await loadVoices();
+    choose(name);
+    say(texts().own_added(name));
+  } finally {
+    el("own-add").disabled = false;
+  }
 }
 
 function why(error, status) {

@@ -29,6 +29,7 @@ Wave = npt.NDArray[np.float32]
 HERE = Path(__file__).parent
 INSTALL = "make test-web, or: apt-get install chromium firefox-esr pulseaudio nodejs && npm ci --prefix tests/web"
 PROGRAMS = {"chromium": "chromium", "firefox": "firefox-esr"}
+MOST_S = 280  # of a visit: a ceiling, for visits wait for what they see
 EVERYTHING = os.environ.get("TEST_WEB") == "all"  # else one visit alone: `make test` is short
 
 everything = pytest.mark.skipif(not EVERYTHING, reason="make test-web runs it")
@@ -108,7 +109,7 @@ def _visit(port: int, folder: Path, browser: str, scenario: str, environ: dict[s
         command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        said, complaints = node.communicate(timeout=90)
+        said, complaints = node.communicate(timeout=MOST_S)
     except BaseException:
         os.killpg(node.pid, signal.SIGTERM)  # it closes the browser
         raise

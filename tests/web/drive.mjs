@@ -14,7 +14,7 @@ const browser = await launch(wanted);
 const seen = { version: await browser.version(), faults: [], violations: [] };
 try {
   const page = await browser.newPage();
-  page.setDefaultTimeout(60_000);
+  page.setDefaultTimeout(120_000);
   page.on("pageerror", (error) => seen.faults.push(`error: ${error.message}`));
   page.on("console", (message) => message.type() === "error" && seen.faults.push(`console: ${message.text()}`));
   await page.evaluateOnNewDocument(listenIn);

@@ -60,12 +60,13 @@ export async function settings(visit) {
   return { shown, typed, chosen: { input, output }, advice, stats, asked, kept, files };
 }
 
-// Few steps where there is time for more: the button takes those that are suggested, and the next call makes them.
+// Two steps of one to four: where there is time for more the button offers more, where there is not it offers fewer. It takes them, and
+// the next call makes them.
 export async function suggestion(visit) {
   const { page, url } = visit;
   await page.goto(url);
   await stateIs(page, "idle");
-  await page.type("#steps", "1");
+  await page.type("#steps", "2");
   await page.click("#toggle");
   await stateIs(page, "live");
   await page.waitForSelector("#advice:not([hidden]) #take-advice:not([hidden])");
@@ -126,7 +127,7 @@ const named = (page) => page.$$eval(".voice > :first-child", (cards) => cards.ma
 
 async function read(page, ms) {
   await page.click("#own-record");
-  await sleep(ms);
+  await page.waitForFunction((seconds) => window.heardFor() > seconds, {}, ms / 1000); // of sound, however long that takes
   await page.click("#own-record");
   await page.waitForSelector("#own-clip audio");
 }
@@ -140,6 +141,7 @@ async function upload(page, path, seconds) {
 async function add(page, name) {
   await page.$eval("#own-name", (field) => (field.value = ""));
   await page.type("#own-name", name);
+  await page.$eval("#own-said", (element) => (element.textContent = ""));
   await page.click("#own-add");
   await page.waitForFunction(() => document.getElementById("own-said").textContent && !document.getElementById("own-add").disabled);
   return page.$eval("#own-said", (element) => element.textContent);

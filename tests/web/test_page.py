@@ -12,9 +12,9 @@ import soxr
 
 from tests.e2e.conftest import Serve
 
-from .conftest import Visit, Visitor, Wave, everything, find
+from .conftest import MOST_S, Visit, Visitor, Wave, everything, find
 
-pytestmark = pytest.mark.serial
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(MOST_S + 20)]
 
 
 def level_db(wave: Wave) -> float:

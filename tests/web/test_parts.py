@@ -13,11 +13,11 @@ from shared.config import ROOT
 from shared.settings import DEMO_KEY
 from tests.e2e.conftest import SAMPLE, Serve
 
-from .conftest import Site, Visitor, everything
+from .conftest import MOST_S, Site, Visitor, everything
 from .test_page import check_no_fault
 
 DOCUMENT = ROOT / "docs" / "page.md"
-pytestmark = [pytest.mark.serial, everything]
+pytestmark = [pytest.mark.serial, everything, pytest.mark.timeout(MOST_S + 20)]
 
 
 def test_options_within_the_worker_s_limits_devices_and_a_file_that_is_dropped(
@@ -43,16 +43,16 @@ def test_options_within_the_worker_s_limits_devices_and_a_file_that_is_dropped(
     assert seen["files"] == ["speech-original.wav", "speech-carlo.wav"]
 
 
-def test_more_steps_are_suggested_where_there_is_time_and_a_button_takes_them(
+def test_as_many_steps_as_there_is_time_for_are_suggested_and_a_button_takes_them(
     chromium: Visitor, stepping: Serve
 ) -> None:
     """Some 25 s: nothing is said before six blocks were heard."""
     visit = chromium(stepping.port, "suggestion")
     check_no_fault(visit)
     seen = visit.seen
-    assert seen["before"]["steps"] == 1
-    assert re.search(r"Your machine: \d+ ms, 1 step\.", seen["before"]["measured"])
-    offered = re.fullmatch(r"Use ([2-4]) steps, some \d+ ms", seen["before"]["offered"])
+    assert seen["before"]["steps"] in (0, 2)  # the latest block may be silent
+    assert re.search(r"Your machine: \d+ ms, 2 steps\.", seen["before"]["measured"])
+    offered = re.fullmatch(r"Use ([134]) steps?, some -?\d+ ms", seen["before"]["offered"])
     assert offered
     assert seen["taken"] == offered[1]
     assert seen["hidden"]
