@@ -1,5 +1,7 @@
 """The shift engine puts words into another voice: at its pitch, whatever the neighbours, without seams."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ WOMAN = ROOT / "worker/assets/samples/sample.flac"
 MAN = ROOT / "tests/data/male_english.flac"
 ITALIAN_MAN = ROOT / "tests/data/male_italian.flac"
 
+Streamed = Callable[[Path, str], Pcm]  # of a recording and a voice
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_core() -> None:
@@ -41,6 +45,23 @@ def _one_core() -> None:
 @pytest.fixture(scope="module")
 def engine() -> ShiftEngine:
     return ShiftEngine(list_voices(VOICES), 8)
+
+
+@pytest.fixture(scope="module")
+def streamed(engine: ShiftEngine) -> Streamed:
+    """A recording through a session of its own, once for all who look at the same."""
+    return cache(lambda path, voice: stream(StreamPool(engine, 1), voice, read_pcm(path)))
+
+
+@pytest.fixture(scope="module")
+def at_once(engine: ShiftEngine) -> Streamed:
+    """A recording converted as a whole."""
+    return cache(lambda path, voice: whole(engine, voice, read_pcm(path)))
+
+
+@cache
+def pitch_of(voice: str) -> float:
+    return median_f0_hz(read_pcm(VOICES / f"{voice}.flac"))
 
 
 def as_wave(path: Path) -> torch.Tensor:
@@ -87,17 +108,17 @@ def test_unvoiced_sound_passes_unchanged_whatever_the_shift() -> None:
 
 @pytest.mark.parametrize("voice", ["carlo", "allison", "june"])
 @pytest.mark.parametrize("path", [WOMAN, MAN, ITALIAN_MAN], ids=lambda path: path.stem)
-def test_the_output_speaks_at_the_references_pitch(engine: ShiftEngine, path: Path, voice: str) -> None:
-    wanted = median_f0_hz(read_pcm(VOICES / f"{voice}.flac"))
-    pcm = read_pcm(path)
-    assert median_f0_hz(stream(StreamPool(engine, 1), voice, pcm)) == pytest.approx(wanted, rel=0.10)
-    assert median_f0_hz(whole(engine, voice, pcm)) == pytest.approx(wanted, rel=0.05)
+def test_the_output_speaks_at_the_references_pitch(
+    streamed: Streamed, at_once: Streamed, path: Path, voice: str
+) -> None:
+    assert median_f0_hz(streamed(path, voice)) == pytest.approx(pitch_of(voice), rel=0.10)
+    assert median_f0_hz(at_once(path, voice)) == pytest.approx(pitch_of(voice), rel=0.05)
 
 
 @pytest.mark.parametrize(("path", "voice"), [(WOMAN, "carlo"), (MAN, "allison"), (MAN, "june")])
-def test_the_words_are_kept(engine: ShiftEngine, path: Path, voice: str) -> None:
+def test_the_words_are_kept(streamed: Streamed, path: Path, voice: str) -> None:
     """Measured: 0.96 to 1.0 of the words, where the recogniser hears 0.83 (woman) and 1.0 (man) before conversion."""
-    assert words_kept(stream(StreamPool(engine, 1), voice, read_pcm(path)), SENTENCES) >= 0.85
+    assert words_kept(streamed(path, voice), SENTENCES) >= 0.85
 
 
 @pytest.mark.parametrize("block_ms", [100, 200, 500, 1000])
@@ -119,13 +140,12 @@ def with_cuts(pcm: Pcm, geometry: Geometry) -> Pcm:
     return cut
 
 
-def test_a_stream_sounds_like_the_whole_file_converted_at_once(engine: ShiftEngine) -> None:
-    pcm = read_pcm(WOMAN)
-    streamed, at_once = stream(StreamPool(engine, 1), "carlo", pcm), whole(engine, "carlo", pcm)
+def test_a_stream_sounds_like_the_whole_file_converted_at_once(streamed: Streamed, at_once: Streamed) -> None:
     settled = slice(2 * 16_000, None)  # the stream has learnt the caller's pitch and colour by then
-    assert active_level_db(streamed[settled]) == pytest.approx(active_level_db(at_once[settled]), abs=1.0)
-    assert median_f0_hz(streamed[settled]) == pytest.approx(median_f0_hz(at_once[settled]), rel=0.03)
-    difference = np.abs(bands_db(streamed[settled]) - bands_db(at_once[settled]))
+    ours, wanted = streamed(WOMAN, "carlo")[settled], at_once(WOMAN, "carlo")[settled]
+    assert active_level_db(ours) == pytest.approx(active_level_db(wanted), abs=1.0)
+    assert median_f0_hz(ours) == pytest.approx(median_f0_hz(wanted), rel=0.03)
+    difference = np.abs(bands_db(ours) - bands_db(wanted))
     assert difference.mean() < 1.0
 
 
