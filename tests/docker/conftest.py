@@ -186,11 +186,12 @@ def stack(tree: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def cheap(tree: Path) -> Iterator[Stack]:
-    """Not up yet. Workers that copy, so that many calls fit whatever else the machine does."""
+    """Not up yet. Workers that copy, so that many calls fit whatever else the machine does; nothing is just late."""
     settings = {
         "FASTVC_WORKER__MODEL": "passthrough",
         "FASTVC_WORKER__RMS_MIX_RATE": "1",
         "FASTVC_WORKER__VAD": "energy",
+        **PATIENT,
     }
     made = Stack(tree, settings)
     try:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,8 +130,8 @@ def three_nodes(folder: Path, images: list[str]) -> Iterator[list[Node]]:
             node.start()
         archive = folder / "images.tar"
         subprocess.run(["docker", "save", "--output", str(archive), *images], check=True, timeout=300)
-        for node in nodes:
-            node.docker("load", "--quiet", "--input", str(archive), timeout_s=400)
+        with ThreadPoolExecutor(len(nodes)) as pool:  # mostly the disk's work
+            list(pool.map(lambda node: node.docker("load", "--quiet", "--input", str(archive), timeout_s=400), nodes))
         archive.unlink()
         first = nodes[0]
         first.docker("swarm", "init", "--advertise-addr", first.address)

@@ -149,7 +149,7 @@ def test_gateways_and_workers_are_spread_and_all_know_each_other(swarm: Swarm) -
 
 async def test_workers_roll_and_no_call_notices(swarm: Swarm, balancer: Balancer) -> None:
     """Three workers are replaced, one after the other, under ten calls in real time: as long as that takes."""
-    calls = await keep_calling(balancer.url, swarm.key, 30, lambda: swarm.roll("worker", "--force"))
+    calls = await keep_calling(balancer.url, swarm.key, 20, lambda: swarm.roll("worker", "--force"))
     report("workers roll", calls)
     assert len(calls) >= CALLERS
     assert all(made.breaks == [] for made in calls)
@@ -165,9 +165,9 @@ async def test_workers_roll_and_no_call_notices(swarm: Swarm, balancer: Balancer
 async def test_gateways_roll_and_every_call_goes_on(swarm: Swarm, balancer: Balancer, options: tuple[str, ...]) -> None:
     """Both gateways are replaced, one after the other, under ten calls in real time: their callers come back through
     the balancer to a gateway that knows nothing of them, and no sample is missing, twice, or their own voice."""
-    calls = await keep_calling(balancer.url, swarm.key, 30, lambda: swarm.roll("gateway", *options))
+    calls = await keep_calling(balancer.url, swarm.key, 20, lambda: swarm.roll("gateway", *options))
     report(f"gateways roll, {' '.join(options)}", calls)
-    assert sum(len(made.breaks) for made in calls) >= CALLERS
+    assert sum(len(made.breaks) for made in calls) > CALLERS // 2  # some may just have been between two calls
     assert all(gap.new_stream for made in calls for gap in made.breaks)
     assert balancer.turned_away == 0  # somebody took calls all the time
     until(lambda: len(swarm.gateways(WORKERS)) == 2)
