@@ -99,4 +99,5 @@ def report(what: str, calls: list[ResumingCall]) -> None:
 
 def _not_let_in(error: CallError) -> bool:
     """Nobody was cut off: a service that is full, or was just left, before the call began."""
-    return "OVERLOADED" in str(error) or "before the session was ready" in str(error)
+    said = str(error)
+    return "not made anew" not in said and ("OVERLOADED" in said or "before the session was ready" in said)
