@@ -165,7 +165,7 @@ class Stack:
     def recreate(self, service: str) -> None:
         """As an upgrade does; to when the new container serves."""
         before = self.containers(service)
-        self.compose("up", "--detach", "--no-build", "--force-recreate", service)
+        self.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", service)
         assert set(before).isdisjoint(self.containers(service))
         until(lambda: self.ready()["workers"] > 0)
 

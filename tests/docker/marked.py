@@ -60,7 +60,7 @@ async def keep_calling(url: str, key: str, seconds: float, trouble: Callable[[],
             try:
                 async with aiohttp.ClientSession() as http:
                     on_mine = lambda ms: on_answer(number)  # noqa: E731
-                    made.append(await resuming_call(http, config, waves[number], on_mine, give_up_after_s=60))
+                    made.append(await resuming_call(http, config, waves[number], on_mine, give_up_after_s=120))
             except CallError as error:
                 if not _not_let_in(error):
                     raise
