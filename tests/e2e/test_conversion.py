@@ -31,6 +31,18 @@ async def convert(service: Serve, wave: np.ndarray[Any, Any] | None = None, **op
         return await call(http, config, read_source(SAMPLE, config.sample_rate) if wave is None else wave)
 
 
+async def convert_when_there_is_room(service: Serve, wave: np.ndarray[Any, Any], **options: Any) -> Call:
+    """A slow machine has fewer places than there are callers at once: who finds none asks again."""
+    for _ in range(100):
+        try:
+            return await convert(service, wave, **options)
+        except CallError as error:
+            if "OVERLOADED" not in str(error):
+                raise
+        await asyncio.sleep(0.2)
+    raise AssertionError("there was never a place")
+
+
 def median_f0(wave: np.ndarray[Any, Any], rate: int) -> float:
     sound = parselmouth.Sound(wave.astype(np.float64) / 32768, rate)
     f0 = sound.to_pitch(0.01, 60, 500).selected_array["frequency"]
@@ -174,7 +186,7 @@ async def test_nothing_is_left_behind_by_200_short_sessions(service: Serve) -> N
     wave = read_source(SAMPLE, 16_000)[:3200]
     for start in range(0, 200, 8):
         encoding = "OPUS" if start % 16 else "PCM"
-        made = await asyncio.gather(*(convert(service, wave, encoding=encoding) for _ in range(8)))
+        made = await asyncio.gather(*(convert_when_there_is_room(service, wave, encoding=encoding) for _ in range(8)))
         assert all(one.complete is not None for one in made)
     service.until(lambda: service.get("/ready")[1]["sessions"] == 0, 10)
     await asyncio.sleep(1.0)
