@@ -1,8 +1,8 @@
 """``python -m tests``: everything that must hold before a change lands, and how long it took.
 
 Tests marked ``serial`` (calls in real time, whose answers must not be late) run one after another; they mostly wait.
-What they leave of the processor goes to everything else, at the lowest priority: the other tests on two processes, file
-by file, lint and types.
+What they leave of the processor goes to everything else, at the lowest priority: the other tests on three processes,
+file by file, lint and types.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-PROCESSES = "2"
-THREADS = "1"  # of torch in each: two processes share two cores
+PROCESSES = "3"  # one more than cores: many tests wait for sockets
+THREADS = "1"  # of torch in each: they share two cores
 LOWEST = 19
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
