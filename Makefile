@@ -67,14 +67,12 @@ test-web: venv
 chaos: venv
 	$(BIN)/python -m tests.chaos --json outputs/chaos.json
 
-FUZZ_READERS := from-worker from-gateway first opus pcm-16 pcm-24 pcm-float32 recording public-key keys config state
-
 # What arrives as bytes: 10^5 of each kind, changed, cut and joined; other ones with FUZZ_SEED=n. Then half a minute for
 # each reader, led by the code that is reached.
 fuzz: venv
 	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -n0 -q --timeout 7200 tests/fuzz
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
-	for reader in $(FUZZ_READERS); do $(BIN)/python -m tests.fuzz.guided $$reader -max_total_time=30 || exit 1; done
+	for reader in $$($(BIN)/python -c 'from tests.fuzz.readers import READERS; print(*READERS)'); do $(BIN)/python -m tests.fuzz.guided $$reader -max_total_time=30 || exit 1; done
 
 # An hour: 10^4 short sessions that end in every way beside one long call; memory, descriptors, threads, and a plot.
 soak: venv

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,37 +132,47 @@ def _recordings() -> list[bytes]:
     return made
 
 
-def _file(folder: Path, name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
-    folder.mkdir(exist_ok=True)
+def _file(
+    folder: Path, name: str, read: Callable[[Path], Any], refusals: tuple[type[Exception], ...], example: bytes
+) -> Reader:
+    alone = folder / "read"
+    alone.mkdir()
 
     def read_bytes(content: bytes) -> object:
-        path = folder / name
-        path.write_bytes(content)
-        return read(path)
+        (alone / name).write_bytes(content)
+        return read(alone / name)
 
-    return read_bytes
+    return Reader(read_bytes, refusals, [example], is_slow=True)
 
 
-def readers(folder: Path | None = None) -> dict[str, Reader]:
-    """By name. `folder`: where files are written to be read."""
-    folder = Path(tempfile.mkdtemp()) if folder is None else folder
+def _public_key(folder: Path) -> Reader:
     public, _ = make_pair(folder, "w")
+    return _file(folder, "w.key", read_public, (LinkError,), public.read_bytes())
+
+
+def _keys(folder: Path) -> Reader:
     add_key(folder / "keys.json", "alice", ("call",))
-    key, keys = public.read_bytes(), (folder / "keys.json").read_bytes()
-    state = _file(folder / "states", "gateway-1.json", lambda path: read_states(path.parent))
-    return {
-        "from-worker": Reader(m.decode_from_worker, (m.MessageError,), FROM_WORKER),
-        "from-gateway": Reader(m.decode_from_gateway, (m.MessageError,), _FROM_GATEWAY),
-        "first": Reader(_first, (SessionError,), [b"\n".join([one, *_CONTROL]) for one in _FIRST]),
-        "opus": Reader(_opus, (CodecError,), [_packets()], is_slow=True),
-        **{
-            f"pcm-{depth}": Reader(_samples(depth), (CodecError,), [bytes(range(256)), b"\0" * 333, b"\xff" * 24])
-            for depth in (16, 24, 32)
-        },
-        "pcm-float32": Reader(_samples("float32"), (CodecError,), [np.linspace(-1, 1, 96, dtype="<f4").tobytes()]),
-        "recording": Reader(read_clip, (ClipError,), _recordings(), is_slow=True),
-        "public-key": Reader(_file(folder / "key", "w.key", read_public), (LinkError,), [key], is_slow=True),
-        "keys": Reader(_file(folder / "keys", "keys.json", read_keys), (ConfigError,), [keys], is_slow=True),
-        "config": Reader(_file(folder / "yaml", "c.yaml", read_yaml), (ConfigError,), [_CONFIG], is_slow=True),
-        "state": Reader(state, (), [json.dumps(_STATE).encode()], is_slow=True),
-    }
+    return _file(folder, "keys.json", read_keys, (ConfigError,), (folder / "keys.json").read_bytes())
+
+
+def _state(folder: Path) -> Reader:
+    return _file(folder, "gateway-1.json", lambda path: read_states(path.parent), (), json.dumps(_STATE).encode())
+
+
+_INTEGERS = [bytes(range(256)), b"\0" * 333, b"\xff" * 24]
+_FLOATS = [np.linspace(-1, 1, 96, dtype="<f4").tobytes()]
+READERS: dict[str, Callable[[Path], Reader]] = {  # each with a folder of its own, where it may write
+    "from-worker": lambda _: Reader(m.decode_from_worker, (m.MessageError,), FROM_WORKER),
+    "from-gateway": lambda _: Reader(m.decode_from_gateway, (m.MessageError,), _FROM_GATEWAY),
+    "first": lambda _: Reader(_first, (SessionError,), [b"\n".join([one, *_CONTROL]) for one in _FIRST]),
+    "opus": lambda _: Reader(_opus, (CodecError,), [_packets()], is_slow=True),
+    "pcm-16": lambda _: Reader(_samples(16), (CodecError,), _INTEGERS),
+    "pcm-24": lambda _: Reader(_samples(24), (CodecError,), _INTEGERS),
+    "pcm-32": lambda _: Reader(_samples(32), (CodecError,), _INTEGERS),
+    "pcm-float32": lambda _: Reader(_samples("float32"), (CodecError,), _FLOATS),
+    "recording": lambda _: Reader(read_clip, (ClipError,), _recordings(), is_slow=True),
+    "public-key": _public_key,
+    "keys": _keys,
+    "config": lambda folder: _file(folder, "c.yaml", read_yaml, (ConfigError,), _CONFIG),
+    "state": _state,
+}

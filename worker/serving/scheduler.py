@@ -1,8 +1,8 @@
 """Chunks in, answers out: each turn hears what has come, answers silence, converts one batch of who speaks.
 
 Two threads meet at the inbox. The link's thread hands messages over with `take` and `drop_gateway`; the engine's calls
-`turn` for ever. All state of sessions belongs to the engine's thread. Who is in a batch
-and with how many steps is the planner's decision.
+`turn` for ever. All state of sessions belongs to the engine's thread. Who is in a batch and with how many steps is the
+planner's decision.
 """
 
 from __future__ import annotations
