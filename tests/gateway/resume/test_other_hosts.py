@@ -25,7 +25,7 @@ from tools.client.resuming import resuming_call
 
 from ..conftest import KEY, Service, hear
 from ..test_sessions import LEAD_MS, noise, say
-from .test_resume import break_off, connect, finish, listen, whole
+from .test_resume import break_off, connect, finish, goes_on_anew, listen, whole
 
 OTHER_KEY = "another-principal-s-key"
 
@@ -102,14 +102,7 @@ async def test_after_a_gateway_is_gone_another_host_goes_on(host: Host, kept: in
     heard, control, code = await hearing
     assert ([c["type"] for c in control], code) == (["going_away", "complete"], 1001)
     assert len(heard) == 2 * 16 * (500 + LEAD_MS)
-    optional = {} if kept is None else {"kept": kept}
-    again, back = await connect(
-        second, session_id=ready["session_id"], resume=ready["resume"], heard=len(heard) // 2, **optional
-    )
-    assert (back["resumed"], back["new_stream"], back["heard"]) == (True, True, len(heard) // 2)
-    assert back["received"] == (8000 if kept is None else 8000 - 200 * 16)
-    await say(again, wave[back["received"] :])
-    assert heard + await finish(again) == whole(wave)
+    await goes_on_anew(second, ready, heard, wave, kept)
     assert bool(second.workers[0].opens[-1].history) == (kept == 0)
 
 

@@ -53,6 +53,21 @@ async def finish(socket: Socket) -> bytes:
     return audio
 
 
+async def goes_on_anew(
+    elsewhere: Service, ready: dict[str, Any], heard: bytes, wave: np.ndarray[Any, Any], kept: int | None
+) -> Socket:
+    """Who was let go in the middle, 8000 samples of `wave` behind them, has all of it from a new stream `elsewhere`."""
+    optional = {} if kept is None else {"kept": kept}
+    again, back = await connect(
+        elsewhere, session_id=ready["session_id"], resume=ready["resume"], heard=len(heard) // 2, **optional
+    )
+    assert (back["resumed"], back["new_stream"], back["heard"]) == (True, True, len(heard) // 2)
+    assert back["received"] == (8000 if kept is None else 8000 - 200 * 16)
+    await say(again, wave[back["received"] :])
+    assert heard + await finish(again) == whole(wave)
+    return again
+
+
 def whole(wave: np.ndarray[Any, Any]) -> bytes:
     return bytes(2 * LEAD_MS * 16) + wave.astype("<i2").tobytes()
 
@@ -334,15 +349,7 @@ async def test_after_a_process_is_gone_a_new_stream_goes_on_with_the_old_history
     assert [c["type"] for c in control] == ["going_away", "complete"]
     assert (control[0]["resume_within_s"], code) == (30, 1001)
     assert len(heard) == 2 * 16 * (500 + LEAD_MS)
-    optional = {} if kept is None else {"kept": kept}
-    again, back = await connect(
-        second, session_id=ready["session_id"], resume=ready["resume"], heard=len(heard) // 2, **optional
-    )
-    assert (back["resumed"], back["new_stream"], back["heard"]) == (True, True, len(heard) // 2)
-    assert back["received"] == (8000 if kept is None else 8000 - 200 * 16)
-    await say(again, wave[back["received"] :])
-    heard += await finish(again)
-    assert heard == whole(wave)
+    again = await goes_on_anew(second, ready, heard, wave, kept)
     assert (again.close_code, bool(second.workers[0].opens[-1].history)) == (1000, kept == 0)
 
 
