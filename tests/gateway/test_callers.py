@@ -197,6 +197,7 @@ async def test_time_stays_right_when_packets_are_damaged_or_lost(service: Servic
     assert stats["total_processed_ms"] == 600
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("settings", [{"hold_ms": 5000}])
 async def test_silence_that_an_encoder_does_not_send_takes_its_time(service: Service) -> None:
     """Discontinuous transmission: after a packet of silence nothing comes for 0.4 s, three times."""
