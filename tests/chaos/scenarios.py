@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from shared.messages import PROTOCOL_VERSION, Audio, ChunkStats, Hello, VoiceInf
 from tests.chaos.line import Line
 from tests.chaos.processes import KEY, Place, faketime_is_there, place
 from tests.chaos.signals import check, voice_of
-from tools.client.client import CallConfig, CallError
+from tests.support.room import when_there_is_room
+from tools.client.client import CallConfig
 from tools.client.resuming import ResumingCall, resuming_call
 
 _STEADY_S = 1.5  # of calls before the trouble begins, and after it ends
@@ -292,14 +294,8 @@ async def _calls(scenario: Scenario, trouble: Trouble, callers: int) -> Result:
         await asyncio.sleep(trouble.rng.random() * 0.5)
         config = CallConfig(where.url, KEY, session_id=f"caller-{number}", real_time=True, timeout_s=20)
         async with aiohttp.ClientSession() as http:
-            for attempt in range(10):  # each gateway has to learn how many places it has
-                try:
-                    return await resuming_call(http, config, waves[number])
-                except CallError as error:
-                    if "OVERLOADED" not in str(error) or attempt == 9:
-                        raise
-                    await asyncio.sleep(0.5)
-        raise AssertionError
+            one = partial(resuming_call, http, config, waves[number])
+            return await when_there_is_room(one, tries=10, pause_s=0.5)  # each gateway has to learn how many it has
 
     calls = [asyncio.create_task(call(number)) for number in range(callers)]
     await asyncio.sleep(_STEADY_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from shared.config import ROOT
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 from tools.quality.evaluate_shift import SENTENCES, words_kept
 
+from ..support.room import when_there_is_room
 from .conftest import KEY, SAMPLE, Serve
 
 pytestmark = pytest.mark.serial  # one of them is, and they share what took long to start
@@ -29,18 +30,6 @@ async def convert(service: Serve, wave: np.ndarray[Any, Any] | None = None, **op
     config = CallConfig(service.url, KEY, **{"real_time": False, **options})
     async with aiohttp.ClientSession() as http:
         return await call(http, config, read_source(SAMPLE, config.sample_rate) if wave is None else wave)
-
-
-async def convert_when_there_is_room(service: Serve, wave: np.ndarray[Any, Any], **options: Any) -> Call:
-    """A slow machine has fewer places than there are callers at once: who finds none asks again."""
-    for _ in range(100):
-        try:
-            return await convert(service, wave, **options)
-        except CallError as error:
-            if "OVERLOADED" not in str(error):
-                raise
-        await asyncio.sleep(0.2)
-    raise AssertionError("there was never a place")
 
 
 def median_f0(wave: np.ndarray[Any, Any], rate: int) -> float:
@@ -183,7 +172,8 @@ async def test_nothing_is_left_behind_by_200_short_sessions(service: Serve) -> N
         return [(process.num_fds(), process.num_threads()) for process in processes]
 
     async def eight(encoding: str) -> None:
-        made = await asyncio.gather(*(convert_when_there_is_room(service, wave, encoding=encoding) for _ in range(8)))
+        one = partial(convert, service, wave, encoding=encoding)
+        made = await asyncio.gather(*(when_there_is_room(one) for _ in range(8)))
         assert all(one.complete is not None for one in made)
 
     for encoding in ("PCM", "OPUS"):

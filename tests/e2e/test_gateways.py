@@ -21,6 +21,7 @@ from shared.state import GatewayState, read_states
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 from tools.client.resuming import ResumingCall, resuming_call
 
+from ..support.room import when_there_is_room
 from .conftest import KEY, SAMPLE, Serve, is_alive
 
 GATEWAYS = 3
@@ -61,12 +62,12 @@ def metrics(serve: Serve) -> str:
 async def talk(serve: Serve, seconds: float) -> Call:
     wave = np.tile(read_source(SAMPLE, 16_000), 3)[: int(16_000 * seconds)]
     async with aiohttp.ClientSession() as http:
-        return await call(http, CallConfig(serve.url, KEY), wave)
+        return await when_there_is_room(lambda: call(http, CallConfig(serve.url, KEY), wave))
 
 
 async def talk_through_breaks(serve: Serve, wave: np.ndarray[Any, Any]) -> ResumingCall:
     async with aiohttp.ClientSession() as http:
-        return await resuming_call(http, CallConfig(serve.url, KEY), wave)
+        return await when_there_is_room(lambda: resuming_call(http, CallConfig(serve.url, KEY), wave))
 
 
 def test_whoever_is_asked_speaks_for_all(several: Serve) -> None:
@@ -103,11 +104,13 @@ async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(sever
     await asyncio.to_thread(several.until, lambda: sum(state.sessions for state in gateways(several)) == 12)
     victim = max(gateways(several), key=lambda state: state.sessions)
     others = sorted(state.pid for state in gateways(several) if state.pid != victim.pid)
+    killed_at = time.monotonic()
     os.kill(victim.pid, signal.SIGKILL)
     lost = 0
     for made in await asyncio.gather(*coming_back):
         lost += len(made.breaks)
         assert all(gap.new_stream for gap in made.breaks)
+        assert made.sent[0].at < killed_at  # nobody began anew
         assert abs(made.missing_ms + made.lead_ms) <= 1
         assert made.close_code == 1000
     for made in await asyncio.gather(*calls, return_exceptions=True):
@@ -118,6 +121,7 @@ async def test_a_killed_gateway_costs_its_own_callers_alone_and_comes_back(sever
         elif made.complete is None:
             lost += 1
         else:
+            assert made.sent[0].at < killed_at
             assert made.missing_ms <= 0
             assert made.complete["concealed_chunks"] == 0
     assert lost == victim.sessions

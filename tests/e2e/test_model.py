@@ -21,6 +21,7 @@ from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 
+from ..support.room import when_there_is_room
 from .conftest import KEY, SAMPLE, Serve
 
 _WORKER = """
@@ -98,14 +99,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 async def convert(pool: Pool, **options: Any) -> Call:
     """Calls again while all places are taken: how many there are follows from how fast this machine is."""
     config = CallConfig(pool.url, KEY, **{"real_time": False, **options})
+    wave = read_source(SAMPLE, config.sample_rate)[: 3 * config.sample_rate]
     async with aiohttp.ClientSession() as http, asyncio.timeout(90):
-        while True:
-            try:
-                return await call(http, config, read_source(SAMPLE, config.sample_rate)[: 3 * config.sample_rate])
-            except CallError as error:
-                if "refused with HTTP 503" not in str(error) and "OVERLOADED" not in str(error):
-                    raise
-                await asyncio.sleep(0.5)
+        return await when_there_is_room(lambda: call(http, config, wave), tries=180, pause_s=0.5)
 
 
 async def test_callers_of_several_voices_get_all_their_sound_at_the_rate_they_asked_for(pool: Pool) -> None:
