@@ -38,6 +38,7 @@ from shared.messages import (
 )
 
 MAX_WORKERS = 1000
+_LOOKS_PER_BEAT = 5  # for the silent: their blocks are due elsewhere
 _SAY_AGAIN_S = 60.0
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _PROBE_DELAYS_S = (0.0, 0.02, 0.1)  # the ROUTER learns of a broken connection just after its monitor does
@@ -252,8 +253,12 @@ class GatewayLink:
     async def _beat(self) -> None:
         while True:
             self._probe()
-            silent_since = self._loop.time() - DEAD_AFTER_S
-            for identity, seen_at in list(self._seen_at.items()):
-                if seen_at < silent_since:
-                    self._lose(identity, f"silent for {DEAD_AFTER_S:g} s")
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            for _ in range(_LOOKS_PER_BEAT):
+                self._bury()
+                await asyncio.sleep(HEARTBEAT_INTERVAL_S / _LOOKS_PER_BEAT)
+
+    def _bury(self) -> None:
+        silent_since = self._loop.time() - DEAD_AFTER_S
+        for identity, seen_at in list(self._seen_at.items()):
+            if seen_at < silent_since:
+                self._lose(identity, f"silent for {DEAD_AFTER_S:g} s")
