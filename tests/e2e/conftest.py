@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 
 from shared.addresses import free_port
 from shared.config import ROOT
+from tests.support.waiting import until
 
 KEY = "an-end-to-end-key"
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
@@ -97,11 +97,11 @@ class Serve:
         return [p["pid"] for p in self.status()["processes"] if p["role"] in roles]
 
     def until(self, true: Any, timeout_s: float = 60.0) -> None:
-        end = time.monotonic() + timeout_s
-        while not true():
-            assert time.monotonic() < end, "did not become true in time"
+        def and_alive() -> Any:
             assert self.process.poll() is None, (self.folder / "serve.out").read_text()
-            time.sleep(0.1)
+            return true()
+
+        until(and_alive, timeout_s, every_s=0.1)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -18,6 +18,7 @@ import pytest
 
 from shared.addresses import free_ports
 from shared.state import GatewayState, read_states
+from tests.support.waiting import until
 from tools.client.client import Call, CallConfig, CallError, call, read_source
 from tools.client.resuming import ResumingCall, resuming_call
 
@@ -136,8 +137,5 @@ def test_a_killed_serve_leaves_no_child(several: Serve) -> None:
     assert len(children) == GATEWAYS + 1
     several.process.kill()
     several.process.wait()
-    end = time.monotonic() + 5
-    while any(is_alive(pid) for pid in children):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not any(is_alive(pid) for pid in children))
     assert not several.status()["running"]

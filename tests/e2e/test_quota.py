@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,12 +15,12 @@ import pytest
 from gateway.app import Gateway
 from shared.config import Config
 from shared.messages import PROTOCOL_VERSION, Chunk, Close, Hello, Open, Opened, VoiceInfo
+from tests.support.waiting import PATIENCE_S, soon
 from worker.serving.link import WorkerLink
 
 KEY = "a-key-for-the-quota"
 PLACES = 7
 CALLERS = (18, 6)  # at the first gateway and the second: places have to follow them
-PATIENCE_S = 45.0
 
 
 class CountingScheduler:
@@ -82,10 +81,7 @@ async def house(tmp_path: Path) -> AsyncIterator[tuple[list[Gateway], CountingSc
     endpoints = [f"tcp://127.0.0.1:{gateway.link.port}" for gateway in gateways]
     scheduler.link = link = WorkerLink(endpoints, hello, None, 5.0)
     link.start(scheduler)  # type: ignore[arg-type]
-    end = time.monotonic() + PATIENCE_S
-    while sum(gateway.pool.free for gateway in gateways) < PLACES:
-        assert time.monotonic() < end, "the worker has not joined"
-        await asyncio.sleep(0.05)
+    await soon(lambda: sum(gateway.pool.free for gateway in gateways) == PLACES)
     yield gateways, scheduler
     await asyncio.gather(*(gateway.stop() for gateway in gateways))
     await asyncio.to_thread(link.stop)

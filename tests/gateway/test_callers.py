@@ -11,6 +11,7 @@ import opuslib
 import pytest
 
 from shared.messages import Failed
+from tests.support.waiting import PATIENCE_S
 
 from .conftest import BLOCK_MS, DELAY_MS, KEY, Service, hear
 from .test_sessions import LEAD_MS, noise, say
@@ -43,7 +44,7 @@ async def test_the_end_of_the_last_word_does_not_wait_for_the_caller_to_speak_ag
     await say(socket, first)
     heard = bytearray()
     while len(heard) < 2 * 16 * (250 + lead_ms):  # all of it, though not a byte follows
-        heard += (await socket.receive(timeout=5)).data
+        heard += (await socket.receive(timeout=PATIENCE_S)).data
     assert len(heard) // 2 - 16 * (250 + lead_ms) <= BLOCK + DELAY_MS * 16
     await say(socket, second)
     rest, stats = await finish(socket)
@@ -134,7 +135,7 @@ async def test_a_ping_in_text_gets_a_pong_in_text(service: Service) -> None:
     await service.worker()
     socket = await service.call()
     await socket.send_json({"type": "ping"})
-    assert await socket.receive_json(timeout=5) == {"type": "pong"}
+    assert await socket.receive_json(timeout=PATIENCE_S) == {"type": "pong"}
     await socket.close()
 
 
@@ -239,7 +240,7 @@ async def test_a_session_id_of_any_text_comes_back_as_it_was(service: Service, s
     worker = await service.worker()
     socket = await service.http.ws_connect(service.url + "/ws")
     await socket.send_json({"type": "config", "api_key": KEY, "session_id": session_id})
-    assert (await socket.receive_json(timeout=5))["session_id"] == session_id
+    assert (await socket.receive_json(timeout=PATIENCE_S))["session_id"] == session_id
     await say(socket, noise(200))
     await socket.send_json(END)
     _, control, _ = await hear(socket)
@@ -263,7 +264,7 @@ async def test_the_first_message_of_an_old_client(service: Service) -> None:
         "voice": None,
     }
     await socket.send_json(first)
-    assert (await socket.receive_json(timeout=5))["type"] == "ready"
+    assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "ready"
     wave = noise(200)
     await say(socket, wave)
     audio, _ = await finish(socket)

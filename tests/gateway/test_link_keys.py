@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 import zmq
-from loguru import logger
 
 from gateway.app import Gateway
 from gateway.seldom import Seldom
@@ -22,18 +20,11 @@ from shared.link import connect_dealer
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo, encode
 from shared.settings import LinkConfig
 from tests.support.sockets import TidyContext
+from tests.support.waiting import soon
 
 HELLO = encode(
     Hello(PROTOCOL_VERSION, "w", "host", 1, "cpu", "echo", 100, 20, 200, 16_000, [VoiceInfo("one")], capacity=4)
 )
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 @pytest.fixture
@@ -76,63 +67,56 @@ def join(context: zmq.Context[Any], gateway: Gateway, keys: Path, name: str | No
         dealer.send(HELLO, zmq.NOBLOCK)
 
 
-async def until(true: Any) -> None:
-    end = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.02)
-
-
 def refused(gateway: Gateway, reason: str) -> float:
     name = "fastvc_link_connections_refused_total"
     return gateway.metrics.registry.get_sample_value(name, {"reason": reason}) or 0.0
 
 
 async def test_a_key_that_is_not_listed_is_named_with_what_to_do_and_joins_once_it_is(
-    gateway: Gateway, keys: Path, context: zmq.Context[Any], said: list[str]
+    gateway: Gateway, keys: Path, context: zmq.Context[Any], log: list[str]
 ) -> None:
     join(context, gateway, keys, "stranger")
-    await until(lambda: refused(gateway, "key") >= 1)
-    (line,) = [line for line in said if "kept out" in line]
+    await soon(lambda: refused(gateway, "key") >= 1)
+    (line,) = [line for line in log if "kept out" in line]
     for words in (fingerprint(read_public(keys / "stranger.key")), "at 127.0.0.1", f"{keys}/workers/", "seconds"):
         assert words in line
     for _ in range(3):
         join(context, gateway, keys, "stranger")
-    await until(lambda: refused(gateway, "key") >= 4)
-    assert len([line for line in said if "kept out" in line]) == 1
+    await soon(lambda: refused(gateway, "key") >= 4)
+    assert len([line for line in log if "kept out" in line]) == 1
     assert not gateway.pool.workers
     shutil.copy(keys / "stranger.key", keys / "workers")
-    await until(lambda: any("2 workers may join" in line for line in said))
+    await soon(lambda: any("2 workers may join" in line for line in log))
     join(context, gateway, keys, "stranger")
-    await until(lambda: gateway.pool.workers)
+    await soon(lambda: gateway.pool.workers)
     (keys / "workers" / "stranger.key").unlink()
-    await until(lambda: not gateway.pool.workers)
+    await soon(lambda: not gateway.pool.workers)
     await asyncio.sleep(0.1)
     assert not gateway.pool.workers
-    assert any("no longer in link.allowed_workers_dir" in line for line in said)
+    assert any("no longer in link.allowed_workers_dir" in line for line in log)
 
 
 async def test_a_broken_certificate_lets_nobody_in_and_keeps_nobody_out(
-    gateway: Gateway, keys: Path, context: zmq.Context[Any], said: list[str]
+    gateway: Gateway, keys: Path, context: zmq.Context[Any], log: list[str]
 ) -> None:
     (keys / "workers" / "broken.key").write_text("nothing")
-    await until(lambda: any("broken.key" in line for line in said))
+    await soon(lambda: any("broken.key" in line for line in log))
     join(context, gateway, keys, "worker")
-    await until(lambda: gateway.pool.workers)
+    await soon(lambda: gateway.pool.workers)
 
 
 @pytest.mark.parametrize(("name", "server"), [(None, "gateway"), ("worker", "elsewhere")])
 async def test_without_keys_or_with_another_gateway_s_nobody_gets_a_word_in(
-    gateway: Gateway, keys: Path, context: zmq.Context[Any], said: list[str], name: str | None, server: str
+    gateway: Gateway, keys: Path, context: zmq.Context[Any], log: list[str], name: str | None, server: str
 ) -> None:
     join(context, gateway, keys, name, server)
-    await until(lambda: refused(gateway, "handshake") >= 1)
-    assert any("another gateway" in line for line in said)
+    await soon(lambda: refused(gateway, "handshake") >= 1)
+    assert any("another gateway" in line for line in log)
     assert not gateway.pool.workers
 
 
 async def test_garbage_and_a_recorded_handshake_never_reach_the_pool(
-    gateway: Gateway, keys: Path, context: zmq.Context[Any], said: list[str]
+    gateway: Gateway, keys: Path, context: zmq.Context[Any], log: list[str]
 ) -> None:
     """What a worker once sent, sent again by somebody who listened; and bytes that are nothing at all."""
     recorded = bytearray()
@@ -157,9 +141,9 @@ async def test_garbage_and_a_recorded_handshake_never_reach_the_pool(
         own = LinkConfig(secret_key_file=keys / "worker.key_secret", server_key_file=keys / "gateway.key")
         worker = connect_dealer(context, f"tcp://127.0.0.1:{port}", load_keys(own, need_server=True), "w")
         worker.send(HELLO)
-        await until(lambda: gateway.pool.workers)
+        await soon(lambda: gateway.pool.workers)
         worker.close(0)
-        await until(lambda: not gateway.pool.workers)
+        await soon(lambda: not gateway.pool.workers)
     assert len(recorded) > len(HELLO)
     for content in (bytes(recorded), bytes(range(256)) * 40, b"GET / HTTP/1.1\r\n\r\n" * 100, b"\xff" * 10_000):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.link.port)

@@ -9,9 +9,9 @@ from contextlib import suppress
 import aiohttp
 import opuslib
 import pytest
-from loguru import logger
 
 from shared.messages import Heartbeat
+from tests.support.waiting import PATIENCE_S
 
 from .conftest import BLOCK_MS, KEY, Service, hear
 from .test_sessions import noise, say
@@ -58,7 +58,7 @@ async def live_through_everything(service: Service) -> None:
     await hear(stranger)
     broken = await service.http.ws_connect(service.url + "/ws")
     await broken.send_json({"type": "config", "api_key": KEY, "session_id": "back"})
-    token = (await broken.receive_json(timeout=5))["resume"]
+    token = (await broken.receive_json(timeout=PATIENCE_S))["resume"]
     back = await service.call(session_id="back", resume=token)
     await back.close()
     await broken.close()
@@ -113,22 +113,19 @@ async def test_figures_of_a_worker_go_with_it(service: Service) -> None:
     assert service.gateway.metrics.registry.get_sample_value("fastvc_worker_steps", {"worker": "a"}) is None
 
 
-async def test_a_caller_who_hangs_up_leaves_the_same_statistics(service: Service) -> None:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
+async def test_a_caller_who_hangs_up_leaves_the_same_statistics(service: Service, log: list[str]) -> None:
     await service.worker()
     for ends in (True, False):
         socket: aiohttp.ClientWebSocketResponse = await service.call()
         await say(socket, noise(300))
-        await socket.receive(timeout=5)
+        await socket.receive(timeout=PATIENCE_S)
         if ends:
             await socket.send_json({"type": "end"})
             await hear(socket)
         await socket.close()
-    await service.until(lambda: any(line.startswith("gone: {") for line in lines))
-    logger.remove(sink)
-    complete = next(line for line in lines if line.startswith("complete: {"))
-    gone = next(line for line in lines if line.startswith("gone: {"))
+    await service.until(lambda: any(line.startswith("INFO gone: {") for line in log))
+    complete = next(line for line in log if line.startswith("INFO complete: {"))
+    gone = next(line for line in log if line.startswith("INFO gone: {"))
     assert "'total_processed_ms': 300.0" in complete
     assert "'total_processed_ms': 300.0" in gone
 

@@ -13,6 +13,7 @@ import zmq
 import zmq.asyncio
 
 from shared.messages import MAX_FRAME_BYTES, PROTOCOL_VERSION, Audio, Chunk, ChunkStats, Failed
+from tests.support.waiting import PATIENCE_S
 
 from .conftest import BLOCK_MS, KEY, EchoWorker, Service, hear
 from .test_sessions import LEAD_MS, noise, say
@@ -25,7 +26,7 @@ async def finish(socket: Any) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.frombuffer(audio, "<i2")[LEAD_MS * 16 :]
 
 
-async def test_a_killed_worker_costs_nothing_while_another_has_room(service: Service) -> None:
+async def test_a_killed_worker_costs_nothing_while_another_has_room(service: Service, log: list[str]) -> None:
     first = await service.worker(worker_id="a", answer=lambda worker, chunk: chunk.seq < 3)
     socket = await service.call(session_id="moves")
     second = await service.worker(worker_id="b")
@@ -34,10 +35,9 @@ async def test_a_killed_worker_costs_nothing_while_another_has_room(service: Ser
     await service.until(lambda: len(first.chunks) == 5)  # two are in flight: the credit
     await asyncio.sleep(0.05)
     assert len(first.chunks) == 5
-    killed_at = time.monotonic()
     await first.die()
     await service.until(lambda: len(second.opens) == 1)
-    assert time.monotonic() - killed_at < 0.5  # at once, not after three missed heartbeats
+    assert any("worker a is gone (Host unreachable)" in line for line in log)  # not as a silent one
     opened = second.opens[0]
     assert opened.epoch == 1
     np.testing.assert_array_equal(await finish(socket), wave)
@@ -47,7 +47,7 @@ async def test_a_killed_worker_costs_nothing_while_another_has_room(service: Ser
     assert service.counter("fastvc_blocks_concealed_total", where="gateway") == 0
 
 
-async def test_a_silent_worker_is_dead_after_three_beats(service: Service) -> None:
+async def test_a_silent_worker_is_dead_after_three_beats(service: Service, log: list[str]) -> None:
     first = await service.worker(worker_id="a", answer=lambda worker, chunk: False)
     socket = await service.call()
     wave = noise(300)
@@ -56,7 +56,8 @@ async def test_a_silent_worker_is_dead_after_three_beats(service: Service) -> No
     first.beats = False
     since = time.monotonic()
     await service.until(lambda: len(second.opens) == 1)
-    assert 0.9 < time.monotonic() - since < 2.5
+    assert time.monotonic() - since > 0.9
+    assert any("worker a is gone (silent for 1.5 s)" in line for line in log)
     np.testing.assert_array_equal((await finish(socket))[: len(wave)], wave)  # the caller paused: silence follows
 
 
@@ -147,7 +148,7 @@ async def test_a_leaving_worker_is_heard_until_it_has_answered_all_it_had(servic
     for chunk in held:
         await first.respond(chunk, np.frombuffer(chunk.samples, "<i2"))
     for chunk in held:
-        assert (await socket.receive(timeout=2)).data == chunk.samples
+        assert (await socket.receive(timeout=PATIENCE_S)).data == chunk.samples
     await service.until(lambda: len(first.closes) == 1)
     for chunk in second.chunks:  # the same blocks again: nobody hears them, nobody counts them
         await second.respond(chunk, np.zeros(BLOCK_MS * 16, np.int16))

@@ -10,6 +10,8 @@ import aiohttp
 import numpy as np
 import pytest
 
+from tests.support.waiting import PATIENCE_S
+
 from .conftest import BLOCK_MS, DELAY_MS, KEY, Service, hear
 
 LEAD_MS = 100  # prefill 80 and delay 20
@@ -65,7 +67,7 @@ async def test_the_first_answer_needs_only_the_rest_of_a_prefilled_block(service
     await service.worker()
     socket = await service.call()
     await say(socket, noise(BLOCK_MS - 80))
-    first = await socket.receive(timeout=2)
+    first = await socket.receive(timeout=PATIENCE_S)
     assert len(first.data) == BLOCK_MS * 32
     await socket.close()
 
@@ -74,7 +76,7 @@ async def test_ready_says_how_the_stream_lies_in_blocks(service: Service) -> Non
     await service.worker()
     socket = await service.http.ws_connect(service.url + "/")  # the root serves sessions too
     await socket.send_json({"type": "config", "session_id": "x", "api_key": KEY})
-    ready = await socket.receive_json(timeout=5)
+    ready = await socket.receive_json(timeout=PATIENCE_S)
     assert ready["session_id"] == "x"
     assert ready["message"]
     assert (ready["block_ms"], ready["prefill_ms"], ready["delay_ms"]) == (BLOCK_MS, 80, DELAY_MS)
@@ -245,7 +247,7 @@ async def test_a_caller_that_does_not_read_is_bounded_and_ended(service: Service
             await writer.drain()
 
     flooding = asyncio.create_task(flood())
-    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="TIMEOUT") == 1, 30)
+    await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="TIMEOUT") == 1)
     flooding.cancel()
     await asyncio.gather(flooding, return_exceptions=True)
     assert len(worker.chunks) < 2000  # of 12000 that were on offer; some MB sit in the system's socket buffers

@@ -13,6 +13,7 @@ import pytest
 from gateway.tls import Certificates, make_self_signed
 from shared.addresses import answers, base_url
 from shared.errors import ConfigError
+from tests.support.waiting import PATIENCE_S
 
 from .conftest import KEY, Service, hear
 
@@ -31,7 +32,7 @@ async def call(service: Service, trust: ssl.SSLContext) -> None:
     url = f"wss://127.0.0.1:{service.gateway.port}/ws"
     async with aiohttp.ClientSession() as http, http.ws_connect(url, ssl=trust) as socket:
         await socket.send_json({"type": "config", "api_key": KEY})
-        assert (await socket.receive_json(timeout=5))["type"] == "ready"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "ready"
         await socket.send_json({"type": "end"})
         assert (await hear(socket))[2] == 1000
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from shared import state
 from shared.state import (
@@ -148,29 +147,24 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_costs_one_line_and_the_state_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
-    lines: list[str] = []
-    handler = logger.add(lines.append, format="{message}")
     reporter = StateReporter(tmp_path)
 
     def full(folder: Path, one: state.State) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(state, "write_state", full)
-            for _ in range(5):
-                reporter.write(GATEWAY)
-        assert [line for line in lines if "No space left on device" in line] == lines
-        assert len(lines) == 1
-        assert str(tmp_path) in lines[0]
-        for _ in range(3):
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "write_state", full)
+        for _ in range(5):
             reporter.write(GATEWAY)
-        assert read_states(tmp_path) == [GATEWAY]
-        assert len(lines) == 2
-    finally:
-        logger.remove(handler)
+    assert [line for line in log if "No space left on device" in line] == log
+    assert len(log) == 1
+    assert str(tmp_path) in log[0]
+    for _ in range(3):
+        reporter.write(GATEWAY)
+    assert read_states(tmp_path) == [GATEWAY]
+    assert len(log) == 2
 
 
 def test_a_failed_write_leaves_no_part_behind(tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """Reference recordings are listed in a fixed order, loaded as 16 kHz mono, and refused by name if of no use."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from loguru import logger
 
 from worker.voices import Voice, VoiceError, list_voices, load_voice, speech_begins, usable
 
@@ -107,14 +105,6 @@ def test_a_malformed_description_is_refused(tmp_path: Path, text: str, reason: s
     (tmp_path / "voices.yaml").write_text(text)
     with pytest.raises(VoiceError, match=reason):
         list_voices(tmp_path)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line)), format="{level} {message}")
-    yield lines
-    logger.remove(number)
 
 
 def test_what_cannot_be_offered_is_left_out_with_a_warning(tmp_path: Path, log: list[str]) -> None:

@@ -20,6 +20,7 @@ from gateway.resume.returns import Returns, Where
 from shared.config import Config
 from shared.curve import load_keys, make_pair
 from shared.settings import LinkConfig
+from tests.support.waiting import PATIENCE_S
 from tools.client.client import CallConfig
 from tools.client.resuming import resuming_call
 
@@ -148,7 +149,7 @@ async def test_a_token_that_was_signed_by_others_leads_nowhere(host: Host, stran
     _, ready = await connect(first)
     refused, error = await connect(second, session_id=ready["session_id"], resume=ready["resume"], heard=0)
     assert (error["error_code"], error["details"]) == ("INVALID_CONFIG", {"fields": ["resume"]})
-    assert (await refused.receive(timeout=5)).type == aiohttp.WSMsgType.CLOSE
+    assert (await refused.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.CLOSE
 
 
 async def test_elsewhere_too_a_token_is_of_one_session_and_one_principal(host: Host) -> None:
@@ -163,7 +164,7 @@ async def test_elsewhere_too_a_token_is_of_one_session_and_one_principal(host: H
     ):
         refused, error = await connect(second, **config)
         assert (error["error_code"], error["details"]["fields"]) == ("INVALID_CONFIG", ["resume"])
-        assert (await refused.receive(timeout=5)).type == aiohttp.WSMsgType.CLOSE
+        assert (await refused.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.CLOSE
 
 
 def returns(folder: Path, *, from_elsewhere: bool = True) -> Returns:

@@ -16,6 +16,7 @@ from gateway.app import Gateway
 from gateway.resume import line, said
 from shared.addresses import free_port
 from shared.config import Config
+from tests.support.waiting import PATIENCE_S
 from tools.client.client import CallConfig
 from tools.client.resuming import resuming_call
 
@@ -28,7 +29,7 @@ Socket = aiohttp.ClientWebSocketResponse
 async def connect(service: Service, url: str = "", **config: Any) -> tuple[Socket, dict[str, Any]]:
     socket = await service.http.ws_connect((url or service.url) + "/ws")
     await socket.send_json({"type": "config", "api_key": KEY, **config})
-    return socket, await socket.receive_json(timeout=5)
+    return socket, await socket.receive_json(timeout=PATIENCE_S)
 
 
 def break_off(socket: Socket) -> None:
@@ -42,7 +43,7 @@ async def listen(socket: Socket, count: int) -> bytes:
     """So many bytes of sound, in whole messages."""
     heard = b""
     while len(heard) < count:
-        heard += (await socket.receive(timeout=5)).data
+        heard += (await socket.receive(timeout=PATIENCE_S)).data
     return heard
 
 
@@ -128,7 +129,7 @@ async def test_who_does_not_count_has_heard_what_was_acknowledged_or_all_that_wa
     await socket.send_json({"type": "ack", "heard": "much"})
     await socket.send_json({"type": "ack", "heard": 1600})
     await socket.send_json({"type": "ping"})
-    assert (await socket.receive_json(timeout=5))["type"] == "pong"
+    assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "pong"
     break_off(socket)
     socket, back = await connect(service, session_id=ready["session_id"], resume=ready["resume"])
     assert back["heard"] == 1600
@@ -143,7 +144,7 @@ async def test_opus_packets_are_said_again_as_they_were(service: Service) -> Non
 
     async def take(socket: Socket, count: int) -> None:
         while len(packets) < count:
-            packets.append((await socket.receive(timeout=5)).data)
+            packets.append((await socket.receive(timeout=PATIENCE_S)).data)
 
     socket, ready = await connect(service, session_id="opus", **config)
     await say(socket, wave[:8000])
@@ -153,13 +154,13 @@ async def test_opus_packets_are_said_again_as_they_were(service: Service) -> Non
     socket, _ = await connect(service, session_id="opus", resume=ready["resume"], heard=12 * 320, **config)
     await say(socket, wave[8000:])
     await socket.send_json({"type": "end"})
-    while (message := await socket.receive(timeout=5)).type == aiohttp.WSMsgType.BINARY:
+    while (message := await socket.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.BINARY:
         packets.append(message.data)
     undisturbed, _ = await connect(service, **config)
     await say(undisturbed, wave)
     await undisturbed.send_json({"type": "end"})
     expected = []
-    while (message := await undisturbed.receive(timeout=5)).type == aiohttp.WSMsgType.BINARY:
+    while (message := await undisturbed.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.BINARY:
         expected.append(message.data)
     assert len(packets) == len(expected)
     decoders = opuslib.Decoder(16_000, 1), opuslib.Decoder(16_000, 1)
@@ -175,9 +176,10 @@ async def test_the_end_is_said_again_to_who_lost_it(service: Service) -> None:
     wave = noise(60)
     await say(socket, wave)
     await socket.send_json({"type": "end"})
-    await service.until(lambda: bool(held))
+    await service.until(lambda: len(held) == 2)
     break_off(socket)
-    await service.workers[0].respond(held[0], np.frombuffer(held[0].samples, "<i2"))
+    for chunk in held:
+        await service.workers[0].respond(chunk, np.frombuffer(chunk.samples, "<i2"))
     socket, back = await connect(service, session_id=ready["session_id"], resume=ready["resume"], heard=0)
     assert back["received"] == 960
     audio, control, code = await hear(socket)
@@ -231,7 +233,7 @@ async def test_who_stays_away_too_long_is_gone(service: Service) -> None:
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="gone") == 1)
     socket, error = await connect(service, session_id=ready["session_id"], resume=ready["resume"])
     assert "0.2 s" in error["message"]
-    assert (await socket.receive(timeout=5)).type == aiohttp.WSMsgType.CLOSE
+    assert (await socket.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.CLOSE
 
 
 @pytest.mark.parametrize("settings", [{"resume_window_s": 0}])
@@ -257,7 +259,7 @@ async def test_a_token_is_of_one_session_and_one_principal(service: Service) -> 
     ):
         refused, error = await connect(service, **config)
         assert (error["error_code"], error["details"]["fields"]) == ("INVALID_CONFIG", ["resume"])
-        assert (await refused.receive(timeout=5)).type == aiohttp.WSMsgType.CLOSE
+        assert (await refused.receive(timeout=PATIENCE_S)).type == aiohttp.WSMsgType.CLOSE
     refused, error = await connect(service, session_id="mine", resume=token, heard=1 << 30)
     assert error["details"]["fields"] == ["heard"]
     wave = noise(200)  # nobody has noticed

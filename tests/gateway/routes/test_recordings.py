@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from gateway.auth.keys import add_key
 from gateway.recording.ogg import PRE_SKIP
 from gateway.recording.vault import Vault, decrypt_with_private
+from tests.support.waiting import PATIENCE_S
 
 from ..conftest import KEY, Service, hear
 from ..test_sessions import noise, say
@@ -164,7 +165,7 @@ async def test_a_caller_who_vanishes_leaves_a_recording_too(service: Service) ->
     await service.worker()
     socket = await service.call(session_id="gone")
     await say(socket, noise(500))
-    await socket.receive(timeout=5)
+    await socket.receive(timeout=PATIENCE_S)
     await socket.close()
     index = service.gateway.recorder.index
     await service.until(lambda: (entry := index.find("gone", None, None)) is not None and entry.outcome == "gone")
@@ -255,7 +256,7 @@ async def test_the_same_over_a_websocket(service: Service) -> None:
 
         async def ask(**question: Any) -> Any:
             await socket.send_json({"type": "get", "session_id": "a", "api_key": KEY, **question})
-            return await socket.receive_json(timeout=5)
+            return await socket.receive_json(timeout=PATIENCE_S)
 
         said = await ask(part="stats", format="base64")
         assert set(said["content"]["files"]) == {"session.json", "chunks.jsonl"}
@@ -263,10 +264,10 @@ async def test_the_same_over_a_websocket(service: Service) -> None:
         said = await ask()
         body = b""
         while len(body) < said["bytes"]:
-            body += await socket.receive_bytes(timeout=5)
+            body += await socket.receive_bytes(timeout=PATIENCE_S)
         assert set(zipfile.ZipFile(io.BytesIO(body)).namelist()) >= {"input.flac", "session.json"}
         said = await ask(part="output", format="wav", encrypt_to=public)
-        sealed = await socket.receive_bytes(timeout=5)
+        sealed = await socket.receive_bytes(timeout=PATIENCE_S)
         assert decrypt_with_private(private.private_bytes_raw(), sealed).startswith(b"RIFF")
         for question, field in (
             ({"part": "everything"}, "part"),
@@ -280,7 +281,7 @@ async def test_the_same_over_a_websocket(service: Service) -> None:
         assert (await ask(type="delete"))["type"] == "deleted"
         assert (await ask())["error_code"] == "INVALID_CONFIG"
         assert (await ask(api_key="a-wrong-key"))["error_code"] == "AUTH_FAILED"
-        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert (await socket.receive(timeout=PATIENCE_S)).type is aiohttp.WSMsgType.CLOSE
         assert socket.close_code == 1008
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await service.http.ws_connect(service.url + "/tools/session", headers={"Authorization": "Bearer wrong"})
@@ -291,4 +292,4 @@ async def test_a_question_has_a_size(service: Service) -> None:
     """Longer, it is not read."""
     async with service.http.ws_connect(service.url + "/tools/session") as socket:
         await socket.send_str('{"session_id": "' + "x" * 20_000)
-        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert (await socket.receive(timeout=PATIENCE_S)).type is aiohttp.WSMsgType.CLOSE

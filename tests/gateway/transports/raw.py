@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.waiting import PATIENCE_S
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -92,7 +94,7 @@ class RawCaller:
         return json.loads(content)
 
     async def next(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             first, second = await self._reader.readexactly(2)
             assert first & 0x80, "the server fragments"
             assert not first & 0x70, "the server sets reserved bits"

@@ -198,6 +198,6 @@ async def test_whatever_comes_over_the_socket_ends_its_own_call_alone(service: S
     heard = await other.hear()
     np.testing.assert_array_equal(np.frombuffer(heard.sound, "<i2")[LEAD_MS * 16 :], wave)
     assert heard.close_codes == [1000]
-    await service.until(lambda: not service.gateway.pool.session_ids() and not len(service.gateway.calls), 10)
+    await service.until(lambda: not service.gateway.pool.session_ids() and not len(service.gateway.calls))
     assert service.gateway.pool.reserved == 0
     assert service.counter("fastvc_sessions_ended_total", outcome="INTERNAL_ERROR") == 0

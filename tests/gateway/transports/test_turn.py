@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.waiting import until
 
 aiortc = pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
 
@@ -47,11 +48,8 @@ def turn(tmp_path: Path) -> Iterator[str]:
     log = tmp_path / "turn.log"
     with log.open("w") as out:
         server = subprocess.Popen([PROGRAM, *options], stdout=out, stderr=out, cwd=tmp_path)
-    end = time.monotonic() + 10
-    while "IO method" not in log.read_text():
-        assert server.poll() is None, log.read_text()[-2000:]
-        assert time.monotonic() < end, "coturn does not start"
-        time.sleep(0.05)
+    until(lambda: "IO method" in log.read_text() or server.poll() is not None)
+    assert server.poll() is None, log.read_text()[-2000:]
     yield f"turn:{address}:{port}?transport=udp"
     server.terminate()
     server.wait(10)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.waiting import PATIENCE_S
+
 aiortc = pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
 
 from ...support.webrtc import RATE, TestCaller  # noqa: E402
@@ -67,7 +69,7 @@ async def test_the_answer_is_as_long_as_the_question_and_sounds_like_it(service:
     assert np.corrcoef(*(spectrum[100:2000] for spectrum in spectra))[0, 1] > 0.8
     stats = [message for message in caller.messages if message["type"] == "stats"]
     assert len(stats) == complete["stats"]["chunks_processed"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await caller.closed.wait()
     await service.until(lambda: service.counter("fastvc_sessions_ended_total", outcome="complete") == 1)
 
@@ -109,7 +111,7 @@ async def test_delete_ends_the_call(service: Service, caller: TestCaller) -> Non
     async with service.http.delete(service.url + caller.location) as response:
         assert response.status == 200
     assert service.gateway.pool.session_ids() == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await caller.closed.wait()
     async with service.http.delete(service.url + caller.location) as response:
         assert response.status == 404
@@ -171,7 +173,7 @@ async def test_a_wrong_key_is_told_on_the_channel_once_or_before(
     assert (await caller.dial(service.http, url)).status == 201
     error = await caller.configure(api_key="wrong-key-here")
     assert (error["type"], error["error_code"]) == ("error", "AUTH_FAILED")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await caller.closed.wait()
 
 

@@ -3,13 +3,12 @@ the call and runs it again; a CUDA device does the same with a graph (see ``test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from loguru import logger
 from torch import Tensor
 
 from worker.engines.diffusion.graphs import GraphCache, Recorded
@@ -47,14 +46,6 @@ class Recorder:
                 result.copy_(fresh)
 
         return Recorded(replay, results, "pool")
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line)), format="{level} {message}")
-    yield lines
-    logger.remove(number)
 
 
 def test_what_was_met_is_captured_when_nobody_waits_and_then_replayed() -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from loguru import logger
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,14 +81,6 @@ def test_a_misshapen_entry_is_named(path: Path, entries: dict[str, Tensor]) -> N
     save(path, entries | {"model.3.bias": torch.zeros(7)})
     with pytest.raises(CheckpointError, match=r"model\.3\.bias is \[7\], not \[384\]"):
         load(path)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line)), format="{level} {message}")
-    yield lines
-    logger.remove(number)
 
 
 def test_unknown_entries_are_named_once_and_left_out(path: Path, entries: dict[str, Tensor], log: list[str]) -> None:

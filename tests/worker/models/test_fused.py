@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from loguru import logger
 
 from worker.models import fused
 
@@ -48,16 +47,15 @@ def test_networks_equal_themselves_without(errors: Any, name: str) -> None:
 
 
 @pytest.mark.usefixtures("undecided")
-def test_what_does_not_work_leaves_the_plain_operations_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line)), format="{level} {message}")
+def test_what_does_not_work_leaves_the_plain_operations_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
     monkeypatch.setattr(fused, "_largest_error", lambda device, dtype: 0.5)
     for _ in range(2):
         fused.try_out(torch.device("cuda"), torch.bfloat16)
-    logger.remove(number)
     assert fused._kernels is None
-    assert len(lines) == 1
-    assert "fused kernels do not work here" in lines[0]
+    assert len(log) == 1
+    assert "fused kernels do not work here" in log[0]
 
 
 @pytest.mark.usefixtures("undecided")

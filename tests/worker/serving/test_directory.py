@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import zmq
 from shared.config import LinkConfig
 from shared.link import bind_router
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo, decode_from_worker
+from tests.support.waiting import until
 from worker.serving import directory
 from worker.serving.directory import Directory
 from worker.serving.link import WorkerLink
@@ -81,13 +80,6 @@ class NoScheduler:
 
     def drop_gateway(self, gateway: int) -> None:
         self.dropped.set()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.02)
 
 
 def test_a_worker_joins_who_appears_and_keeps_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
