@@ -87,8 +87,8 @@ async def house(tmp_path: Path) -> AsyncIterator[tuple[list[Gateway], CountingSc
     await asyncio.to_thread(link.stop)
 
 
-async def call_until_served(http: aiohttp.ClientSession, url: str, held_s: float) -> None:
-    """Knock again and again; once there is a place, keep it for a while."""
+async def call_until_served(http: aiohttp.ClientSession, url: str, held_s: float, scheduler: CountingScheduler) -> None:
+    """Knock again and again; once there is a place, keep it for a while, and until all have been taken at once."""
     while True:
         try:
             async with http.ws_connect(url) as socket:
@@ -96,6 +96,7 @@ async def call_until_served(http: aiohttp.ClientSession, url: str, held_s: float
                 answer = json.loads((await socket.receive()).data)
                 if answer["type"] == "ready":
                     await asyncio.sleep(held_s)
+                    await soon(lambda: scheduler.most >= PLACES)
                     return
                 assert answer["error_code"] == "OVERLOADED", answer
         except aiohttp.WSServerHandshakeError as error:
@@ -112,7 +113,7 @@ async def test_callers_of_both_never_fill_more_places_than_there_are(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http, asyncio.timeout(PATIENCE_S):
         await asyncio.gather(
             *(
-                call_until_served(http, f"ws://127.0.0.1:{gateway.port}/ws", dice.uniform(0.3, 0.9))
+                call_until_served(http, f"ws://127.0.0.1:{gateway.port}/ws", dice.uniform(0.3, 0.9), scheduler)
                 for gateway, callers in zip(gateways, CALLERS, strict=True)
                 for _ in range(callers)
             )
