@@ -32,6 +32,7 @@ from gateway.recording.exposition import RecorderFigures
 from gateway.recording.recorder import Recorder
 from gateway.recording.traces import Traces
 from gateway.recording.vault import Vault
+from gateway.refused import refusals, request_log
 from gateway.resume.returns import Returns
 from gateway.routes.catalogue import catalogue_routes
 from gateway.routes.description import description_routes
@@ -134,7 +135,7 @@ class Gateway:
             self.returns,
         )
         upgrades = WebSocketUpgrades(gateway, self.calls, self.door, origins)
-        app = web.Application(middlewares=[addresses])
+        app = web.Application(middlewares=[refusals(self.metrics.refused_request), addresses])
         self._siblings: Siblings | None = None
         if self._number is not None:
             self._siblings = Siblings(
@@ -165,13 +166,18 @@ class Gateway:
             VoiceRoutes(self.pool, self.door, voices, self._reader, origins, max_upload_bytes, on_upload).routes()
         )
         app.add_routes(session_routes(upgrades))
-        app.add_routes(recording_routes(self.door, self.recorder, origins, is_private=gateway.is_private))
+        app.add_routes(
+            recording_routes(
+                self.door, self.recorder, origins, self.metrics.refused_request, is_private=gateway.is_private
+            )
+        )
         app.add_routes(webrtc_routes(self._offers))
         app.add_routes(report_routes(self.door, self.traces, self._siblings, is_private=gateway.is_private))
         app.add_routes(description_routes())
         app.add_routes(overview_routes(self.door, self._overview, self._siblings, is_private=gateway.is_private))
         app.add_routes(page_routes(self.door, origins, is_private=gateway.is_private))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        log = request_log(self.metrics.refused_request)
+        self._runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
             tls = None if self._certificates is None else self._certificates.context

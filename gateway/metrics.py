@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary, generate_latest
 
+from gateway.errors import ErrorCode
 from gateway.events import AnswerSent, BlockSubmitted, PayloadReceived, SessionEnded
 from shared.messages import Heartbeat
 
@@ -41,6 +42,9 @@ class Metrics:
             "fastvc_credentials_refused", "Credentials that were not believed, or not looked at", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.requests = Counter(
+            "fastvc_requests_refused", "HTTP requests that were refused", ["status", "error_code"], registry=registry
+        )
         self.reopened = Counter("fastvc_sessions_reopened", "Sessions moved to another worker", registry=registry)
         self.input = Counter("fastvc_input_seconds", "Sound that callers sent", registry=registry)
         self.received = Counter("fastvc_received_bytes", "Payloads of sound that callers sent", registry=registry)
@@ -153,6 +157,9 @@ class Metrics:
         for gauge in (self._silent, *self._of_workers.values()):
             with suppress(KeyError):  # it never beat
                 gauge.remove(worker_id)
+
+    def refused_request(self, status: int, code: ErrorCode) -> None:
+        self.requests.labels(str(status), code).inc()
 
     def dropped_answer(self) -> None:
         self.late.inc()

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from gateway.auth.door import Door
+from gateway.auth.guessing import SlowDown
 from gateway.auth.principal import CredentialError, Principal
 from gateway.auth.requests import address_of, credential_of, failure, principal_of
 from gateway.errors import ErrorCode
@@ -15,6 +16,7 @@ from gateway.origins import Origins
 from gateway.protocols.reading import read_object
 from gateway.recording.desk import Desk, DeskRefusal, Wish
 from gateway.recording.recorder import Recorder
+from gateway.refused import Count
 
 ENCRYPT_TO = "X-Encrypt-To"  # an X25519 public key, 32 bytes in base64
 _IDLE_S = 30.0
@@ -24,8 +26,11 @@ _MAX_QUESTIONS = 100  # of one connection
 _POLICY = 1008
 
 
-def recording_routes(door: Door, recorder: Recorder, origins: Origins, *, is_private: bool) -> list[web.RouteDef]:
-    """is_private: only this machine reaches the gateway; elsewhere nobody is served without a credential."""
+def recording_routes(
+    door: Door, recorder: Recorder, origins: Origins, on_refused: Count, *, is_private: bool
+) -> list[web.RouteDef]:
+    """is_private: only this machine reaches the gateway; elsewhere nobody is served without a credential. `on_refused`
+    is told of questions over a WebSocket with the status that they would have had over HTTP."""
     desk = Desk(recorder, opened_to_anybody=door.is_open and not is_private)
 
     async def asked(request: web.Request) -> tuple[Principal, Wish]:
@@ -69,9 +74,11 @@ def recording_routes(door: Door, recorder: Recorder, origins: Origins, *, is_pri
             try:
                 await _Question(message.data, door, desk, principal, address_of(request)).answer(socket)
             except CredentialError as error:
+                on_refused(429 if isinstance(error, SlowDown) else 401, "AUTH_FAILED")
                 await socket.send_json(_error("AUTH_FAILED", str(error), "api_key"))
                 await socket.close(code=_POLICY)
             except DeskRefusal as error:
+                on_refused(error.status, error.code)
                 await socket.send_json(_error(error.code, str(error), error.field))
         await socket.close()
         return socket
