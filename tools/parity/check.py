@@ -6,8 +6,8 @@ A folder holds ``NAME.npz`` (``in_*``, ``out_*``), ``NAME.keys.json`` (the check
 that of ``cfm_*``) and, if tolerances differ from 1e-4, ``manifest.json``. Weights are drawn from names and shapes and
 go through the strict loader as a published file would. Batches, items, lengths, step counts, guidance and schedules are
 read from the arrays and their names. Items recorded alone are run as a batch of unequal lengths where the network takes
-one. At lower precision the bounds are measured ones. Exit code 1: an item is beyond its tolerance, or a fixture cannot
-be run.
+one. At lower precision the bounds are measured ones. Outputs that no item here is compared with are named. Exit code 1:
+an item is beyond its tolerance, or a fixture cannot be run.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
     rows: list[Comparison] = []
     failures: list[Failure] = []
+    not_compared: dict[str, list[str]] = {}
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        parser.error(f"argument --json: {options.json} can be no file: no such folder, or one itself")
     try:
         device = torch.empty(0, device=options.device).device
         fused.try_out(device, PRECISIONS[options.dtype])
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'network':<16} {'item':<28} {'error':>10} {'tolerance':>10}")
     for name in names:
         try:
-            results = check(open_fixture(options.folder, name, device, PRECISIONS[options.dtype]))
+            fixture = open_fixture(options.folder, name, device, PRECISIONS[options.dtype])
+            results = check(fixture)
         except ParityError as error:
             failures.append(Failure(name, str(error)))
             print(f"{name:<16} cannot be run: {error}")
@@ -65,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
             verdict = "" if row.passed else "  BEYOND"
             unit = "" if row.unit == "abs" else f" ({row.unit})"
             print(f"{row.network:<16} {row.item:<28} {row.error:10.2e} {row.tolerance:10.1e}{unit}{verdict}")
+        if left := fixture.unused_outputs():
+            not_compared[name] = left
+            print(f"{name:<16} not compared: {', '.join(left)}")
     beyond = sum(not row.passed for row in rows)
     print(f"{len(rows)} items, {beyond} beyond tolerance, {len(failures)} fixtures that cannot be run")
     if options.json:
@@ -73,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             "dtype": options.dtype,
             "items": [asdict(row) | {"passed": row.passed} for row in rows],
             "failures": [asdict(failure) for failure in failures],
+            "not_compared": not_compared,
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if beyond or failures else 0

@@ -11,10 +11,10 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,11 +101,18 @@ class Fixture:
     tolerance: float
     device: torch.device
     dtype: torch.dtype
+    used: set[str] = field(default_factory=set)  # names of arrays that a runner asked for
 
     def tensor(self, name: str) -> Tensor:
+        """In float32 or int64, whatever type and byte order it was recorded in."""
         if name not in self.arrays:
             raise ParityError(f"lacks {name}")
-        return torch.from_numpy(self.arrays[name]).to(self.device)
+        values = self.arrays[name]
+        if values.dtype.kind not in "fiub":
+            raise ParityError(f"{name} holds no numbers")
+        self.used.add(name)
+        plain = np.float32 if values.dtype.kind == "f" else np.int64
+        return torch.from_numpy(values.astype(plain, copy=False)).to(self.device)
 
     def optional(self, name: str) -> Tensor | None:
         return self.tensor(name) if name in self.arrays else None
@@ -116,6 +123,10 @@ class Fixture:
         if not found:
             raise ParityError(f"has no {stem}*")
         return found
+
+    def unused_outputs(self) -> list[str]:
+        """What was recorded and compared with nothing."""
+        return [name for name in self.arrays if name.startswith("out_") and name not in self.used]
 
     def network(self) -> Any:
         network = filled_network(self.network_name, self.keys)
@@ -182,15 +193,18 @@ def synthetic_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def synthetic_entries(keys: Path, prefix: str = "") -> dict[str, Tensor]:
     """Entries of a checkpoint's layout, those whose names begin with ``prefix``.
 
-    Constants and counters, which no network reads, are zero.
+    Constants and counters, which no network reads, are zero. Raises ``ParityError`` for a file that is no layout.
     """
     entries = {}
-    for name, (shape, dtype) in json.loads(keys.read_text()).items():
-        if not name.startswith(prefix):
-            continue
-        constant = "float" not in dtype or name.endswith(CONSTANTS)
-        values = np.zeros(shape, dtype) if constant else synthetic_weight(name, tuple(shape))
-        entries[name] = torch.from_numpy(values)
+    try:
+        for name, (shape, dtype) in json.loads(keys.read_text()).items():
+            if not name.startswith(prefix):
+                continue
+            constant = "float" not in dtype or name.endswith(CONSTANTS)
+            values = np.zeros(shape, dtype) if constant else synthetic_weight(name, tuple(shape))
+            entries[name] = torch.from_numpy(values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ParityError(f"{keys.name} is no layout of a checkpoint ({checkpoints.first_line(error)})") from error
     return entries
 
 
@@ -230,21 +244,31 @@ def of_kind(values: Mapping[str, float], name: str, otherwise: float) -> float:
     return values[max(kinds, key=len)] if kinds else otherwise
 
 
+def manifest_entry(manifest: Path, name: str) -> Mapping[str, Any]:
+    """What a folder's manifest says of a fixture; nothing where there is none. Raises ``ParityError``."""
+    try:
+        entry = json.loads(manifest.read_text()).get(name, {}) if manifest.is_file() else {}
+        if not isinstance(entry.get("keys") or "", str) or not float(entry.get("atol", 1)) >= 0:
+            raise ValueError("keys is a file's name and atol a number")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ParityError(f"{manifest.name} cannot be used ({checkpoints.first_line(error)})") from error
+    return cast(Mapping[str, Any], entry)
+
+
 def open_fixture(
     folder: Path, name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Fixture:
     """Raises ``ParityError`` if its files cannot be used."""
+    entry = manifest_entry(folder / "manifest.json", name)
     try:
-        manifest = folder / "manifest.json"
-        entry = json.loads(manifest.read_text()).get(name, {}) if manifest.is_file() else {}
         with (folder / f"{name}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             content = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ParityError(f"cannot be read ({checkpoints.first_line(error)})") from error
     network_name = network_of(name)
     keys = folder / (entry.get("keys") or f"{network_name}.keys.json")
     if network_name not in WEIGHTLESS and not keys.is_file():
         raise ParityError(f"lacks {keys.name}")
-    tolerance = entry.get("atol", of_kind(WIDER, name, DEFAULT_TOLERANCE))
+    tolerance = float(entry.get("atol", of_kind(WIDER, name, DEFAULT_TOLERANCE)))
     tolerance = of_kind(LOWER_PRECISION_TOLERANCES.get(dtype, {}), name, tolerance)
     return Fixture(name, network_name, content, keys, tolerance, torch.device(device), dtype)

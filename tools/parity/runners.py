@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tools.parity import runners_v2
+from tools.parity import runners_ar, runners_v2
 from tools.parity.fixture import Comparison, Fixture, ParityError, stack
 from worker.models.published import bigvgan, campplus, fbank, hift, mel, rmvpe, whisper, xlsr
 from worker.models.seedvc import dit, flow, regulator
@@ -245,7 +245,7 @@ RUNNERS: Mapping[str, Runner] = {
     "dit_v2": runners_v2.run_dit2,
     "cfm_v2": runners_v2.run_cfm2,
     "timbre_v2": runners_v2.run_timbre,
-    "ar_v2": runners_v2.run_ar,
+    "ar_v2": runners_ar.run_ar,
 }
 
 

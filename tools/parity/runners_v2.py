@@ -1,4 +1,5 @@
-"""How to run the networks of Seed-VC V2 on their fixtures (kinds that V1 has as well are in ``runners``)."""
+"""How to run the networks of Seed-VC V2 on their fixtures; kinds that V1 has as well are in ``runners``, the AR model
+is in ``runners_ar``."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from worker.engines.diffusion.offline import Join
 from worker.engines.v2.offline import cut
 from worker.models.published import xlsr
 from worker.models.seedvc.flow import time_span
-from worker.models.seedvc2 import ar, astral, dit, flow, hubert, regulator, sampling
+from worker.models.seedvc2 import astral, dit, flow, hubert, regulator
 
 # Share of an item's certain codes that may flip at lower precision: twice what was measured on a CPU, at least a frame.
 FLIPPED_CODES = {torch.bfloat16: 0.17, torch.float16: 0.05}
@@ -73,6 +74,14 @@ def run_astral(fixture: Fixture) -> Iterator[Comparison]:
         signs = astral.bits_of(codes, bits).float() * 2 - 1
         return F.linear(signs / bits**0.5, *out)
 
+    if "in_projected_edge" in fixture.arrays:
+        p = fixture.tensor("in_projected_edge")
+        u, codes = astral.unit(p), astral.codes_of(p > 0)
+        yield fixture.compare("unit_edge", u, fixture.tensor("out_unit_edge"))
+        yield exact(fixture, "codes_edge", codes, fixture.tensor("out_codes_edge"))
+        yield fixture.compare("quantized_edge", quantised(codes), fixture.tensor("out_quantized_edge"))
+        if not any(name.startswith("in_features_") for name in fixture.arrays):
+            return
     items = fixture.suffixes("in_features_")
     features, lens = stack([fixture.tensor(f"in_features_{item}") for item in items], dim=1)
     hidden = network.hidden(features, lens)
@@ -112,12 +121,6 @@ def run_astral(fixture: Fixture) -> Iterator[Comparison]:
             reduced = fixture.optional(f"out_{name}")
             if reduced is not None:
                 yield exact(fixture, name, astral.without_runs(sequence), reduced)
-    if "in_projected_edge" in fixture.arrays:
-        p = fixture.tensor("in_projected_edge")
-        u, codes = astral.unit(p), astral.codes_of(p > 0)
-        yield fixture.compare("unit_edge", u, fixture.tensor("out_unit_edge"))
-        yield exact(fixture, "codes_edge", codes, fixture.tensor("out_codes_edge"))
-        yield fixture.compare("quantized_edge", quantised(codes), fixture.tensor("out_quantized_edge"))
 
 
 def run_regulator2(fixture: Fixture) -> Iterator[Comparison]:
@@ -137,16 +140,17 @@ def run_regulator2(fixture: Fixture) -> Iterator[Comparison]:
 
 def run_dit2(fixture: Fixture) -> Iterator[Comparison]:
     network: dit.DiT2 = fixture.network()
-    x, prompt, lens, t, style, mu = (
-        fixture.tensor(f"in_{name}") for name in ("x", "prompt_x", "x_lens", "t", "style", "mu")
-    )
-    ours = network(x, prompt, lens, t, style, mu)
-    batch = fixture.optional("out_out")
-    for row, length in enumerate(lens.tolist()):
-        for name, expected in ((f"solo_{row}", fixture.optional(f"out_solo_{row}")), (f"out[{row}]", batch)):
-            if expected is not None:
-                alone = expected[0] if name.startswith("solo") else expected[row]
-                yield fixture.compare(name, ours[row, :, :length], alone[:, :length])
+    if "out_out" in fixture.arrays or any(name.startswith("out_solo_") for name in fixture.arrays):
+        x, prompt, lens, t, style, mu = (
+            fixture.tensor(f"in_{name}") for name in ("x", "prompt_x", "x_lens", "t", "style", "mu")
+        )
+        ours = network(x, prompt, lens, t, style, mu)
+        batch = fixture.optional("out_out")
+        for row, length in enumerate(lens.tolist()):
+            for name, expected in ((f"solo_{row}", fixture.optional(f"out_solo_{row}")), (f"out[{row}]", batch)):
+                if expected is not None:
+                    alone = expected[0] if name.startswith("solo") else expected[row]
+                    yield fixture.compare(name, ours[row, :, :length], alone[:, :length])
     if "in_x_long" in fixture.arrays:
         x, prompt, t, style = (fixture.tensor(f"in_{name}_long") for name in ("x", "prompt_x", "t", "style"))
         mu = fixture.tensor("in_rows_long")[fixture.tensor("in_index_long")][None]
@@ -221,62 +225,6 @@ def stand_in_vocoder(mel: Tensor) -> Tensor:
     """The recording's own: mel ``[80, T]`` to ``[HOP T]``."""
     ramp = 1 + torch.arange(HOP, device=mel.device) / HOP
     return (mel.float().mean(0)[:, None] * ramp).tanh().flatten()
-
-
-def run_ar(fixture: Fixture) -> Iterator[Comparison]:
-    """Prefills in one batch of unequal lengths, then each item's tokens with its own sampling and noise."""
-    model: ar.ArModel = fixture.network()
-    embed = cast(regulator.CodeEmbedding, beside(fixture, "regulator_ar_v2"))
-    items = fixture.suffixes("in_narrow_")
-    conditions = [embed(fixture.tensor(f"in_narrow_{item}"))[0] for item in items]
-    prompts = [fixture.tensor(f"in_prompt_{item}")[0] for item in items]
-    first, _ = model.prefill(conditions, prompts, room=1)
-    for row, item in enumerate(items):
-        expected = fixture.optional(f"out_prefill_{item}")
-        if expected is not None:
-            yield fixture.compare(f"prefill_{item}", first[row], expected)
-        recorded = fixture.tensor(f"out_tokens_{item}")
-        every = fixture.optional(f"out_logits_{item}")
-        if every is not None:
-            yield fixture.compare(f"logits_{item}", forced(model, conditions[row], prompts[row], recorded), every)
-        if fixture.dtype != torch.float32:
-            continue  # one token that falls otherwise changes all that follow
-        temperature, top_p, penalty = fixture.tensor(f"in_sampling_{item}").tolist()
-        noise = fixture.optional(f"in_noise_{item}")
-        steps = int(fixture.tensor(f"in_steps_{item}"))
-        (tokens,) = sampling.generate(
-            model,
-            [conditions[row]],
-            [prompts[row]],
-            sampling.Sampling(top_p, temperature, penalty),
-            lambda step, rows, vocabulary, noise=noise: None if noise is None else noise[step].expand(len(rows), -1),
-            steps,
-        )
-        yield exact(fixture, f"tokens_{item}", tokens, recorded)
-    if "in_logits_sampler" in fixture.arrays:
-        settings = fixture.tensor("in_settings_sampler").tolist()
-        ours = [
-            sampling.probabilities(
-                logits[None],
-                previous[None],
-                sampling.Sampling(top_p, temperature, penalty),
-                end=model.config.end,
-                suppress_end=suppressed > 0,
-            )[0]
-            for logits, previous, (temperature, top_p, penalty, suppressed) in zip(
-                fixture.tensor("in_logits_sampler"), fixture.tensor("in_previous_sampler"), settings, strict=True
-            )
-        ]
-        yield from fixture.compare_rows("probs_sampler", torch.stack(ours), fixture.tensor("out_probs_sampler"))
-
-
-def forced(model: ar.ArModel, condition: Tensor, prompt: Tensor, tokens: Tensor) -> Tensor:
-    """Logits at every step when the tokens are given."""
-    logits, cache = model.prefill([condition], [prompt], room=len(tokens))
-    steps = [logits]
-    for token in tokens[:-1]:
-        steps.append(model.step(token[None], cache))
-    return torch.cat(steps)
 
 
 def beside(fixture: Fixture, name: str) -> torch.nn.Module:

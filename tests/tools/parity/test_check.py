@@ -14,6 +14,7 @@ from tools.parity.check import main
 from tools.parity.fixture import open_fixture
 from tools.parity.runners import check
 from worker.models.published import fbank
+from worker.models.seedvc2.rotary import rounded_table
 
 FOLDER = Path(__file__).parents[2] / "data" / "parity"
 
@@ -132,3 +133,97 @@ def test_lower_precision_is_measured(folder: Path) -> None:
     assert main([str(folder), "--only", "regulator_tiny", "--dtype", "bfloat16", "--json", str(report)]) == 0
     items = json.loads(report.read_text())["items"]
     assert all(1e-3 < item["error"] < item["tolerance"] < 0.1 for item in items)
+
+
+V2 = FOLDER.parent / "parity_v2"
+
+
+@pytest.fixture
+def codes(tmp_path: Path) -> Path:
+    """A folder with the cheapest fixture of V2."""
+    for name in ("regulator_ar_v2.npz", "regulator_ar_v2.keys.json"):
+        shutil.copy(V2 / name, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("real", "whole"), [(">f4", ">i8"), ("f8", "u2"), ("f4", "u1"), ("f8", "i4")])
+def test_numbers_of_other_types(codes: Path, real: str, whole: str) -> None:
+    path = codes / "regulator_ar_v2.npz"
+    arrays = arrays_of(path)
+    np.savez(path, **{name: value.astype(real if value.dtype.kind == "f" else whole) for name, value in arrays.items()})
+    assert main([str(codes)]) == 0
+
+
+def test_an_output_that_nothing_is_compared_with_is_named(codes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = codes / "regulator_ar_v2.npz", codes / "report.json"
+    np.savez(path, **arrays_of(path), out_surprise=np.zeros(3), note=np.array("text"))
+    assert main([str(codes), "--json", str(report)]) == 0
+    assert "regulator_ar_v2  not compared: out_surprise\n" in capsys.readouterr().out
+    assert json.loads(report.read_text())["not_compared"] == {"regulator_ar_v2": ["out_surprise"]}
+
+
+def test_everything_recorded_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the AR model also by how much the best token is ahead; and parts of a fixture are enough."""
+    for name in ("ar_v2.npz", "ar_v2.keys.json", "regulator_ar_v2.keys.json"):
+        shutil.copy(V2 / name, tmp_path)
+    arrays = arrays_of(V2 / "ar_v2.npz")
+    np.savez(tmp_path / "ar_v2.npz", **{name: value for name, value in arrays.items() if name.endswith("_stop")})
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "not compared" not in out
+    assert "gap_stop" in out
+    np.savez(tmp_path / "ar_v2.npz", **{name: value for name, value in arrays.items() if name.endswith("_sampler")})
+    assert main([str(tmp_path)]) == 0
+    assert "8 items" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["rotary", "edge"])
+def test_a_part_of_a_fixture(tmp_path: Path, part: str) -> None:
+    name, keys = ("astral_narrow", "astral_narrow") if part == "edge" else ("dit_v2", "cfm_v2")
+    shutil.copy(V2 / f"{keys}.keys.json", tmp_path)
+    arrays = {key: value for key, value in arrays_of(V2 / f"{name}.npz").items() if part in key}
+    if part == "rotary":  # the last place of the published table
+        position = torch.tensor([8191])
+        table = rounded_table(position)
+        arrays = {"in_positions": position.numpy(), "out_rotary": table.numpy()}
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    assert all(result.passed for result in check(open_fixture(tmp_path, name)))
+
+
+def damaged(content: bytes) -> bytes:
+    """The compressed arrays of an archive, not its table of contents."""
+    return bytes(
+        byte ^ 255 if 2000 < at < len(content) - 3000 and at % 97 == 0 else byte for at, byte in enumerate(content)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("manifest.json", b"null", "manifest.json cannot be used"),
+        ("manifest.json", b'{"regulator_ar_v2": []}', "manifest.json cannot be used"),
+        ("manifest.json", b'{"regulator_ar_v2": {"keys": 3}}', "manifest.json cannot be used"),
+        ("manifest.json", b'{"regulator_ar_v2": {"atol": null}}', "manifest.json cannot be used"),
+        ("regulator_ar_v2.keys.json", b"", "regulator_ar_v2.keys.json is no layout"),
+        ("regulator_ar_v2.keys.json", b"[]", "regulator_ar_v2.keys.json is no layout"),
+        ("regulator_ar_v2.keys.json", b'{"a": 1}', "regulator_ar_v2.keys.json is no layout"),
+        ("regulator_ar_v2.keys.json", b'{"a": [["x"], "float32"]}', "regulator_ar_v2.keys.json is no layout"),
+        ("regulator_ar_v2.npz", None, "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    codes: Path, file: str, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = codes / file
+    path.write_bytes(damaged(path.read_bytes()) if content is None else content)
+    assert main([str(codes)]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(codes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(codes), "--json", str(codes / "nowhere" / "report.json")])
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert "--json" in captured.err
+    assert captured.out == ""

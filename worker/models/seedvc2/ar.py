@@ -102,7 +102,7 @@ class ArModel(nn.Module):
     def __init__(self, config: ArConfig = BASE) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("rotary", places(), persistent=False)
+        self.register_buffer("rotary", places(MAX_PLACES), persistent=False)
         self.sep_token_emb = nn.Parameter(torch.zeros(config.width))
         self.embeddings = nn.Embedding(config.codes + 1, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))

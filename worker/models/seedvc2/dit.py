@@ -35,6 +35,7 @@ from worker.models.weights.published import PublishedNetwork
 
 Branch = Literal["full", "text", "null"]
 TOKENS = 2  # in front of the frames: time and style
+MAX_PLACES = 8192  # of the published table; longer sequences compute theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class DiT2(nn.Module):
     def __init__(self, config: DiT2Config = SMALL) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("rotary", places(), persistent=False)
+        self.register_buffer("rotary", places(MAX_PLACES), persistent=False)
         width, bins = config.width, config.mel_bins
         self.t_embedder = TimeEmbedder(width)
         self.cond_projection = nn.Linear(width, width)

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from worker.models.seedvc.layers import HEAD_WIDTH, ROTARY_BASE
 
-PLACES = 4096  # that the networks' own tables have
 
-
-def places() -> Tensor:
-    """The table of positions 0 to ``PLACES - 1``, computed on the CPU as the original's is: the sines of another device
-    round otherwise, once in some thousand values. In bfloat16, which holds it exactly; ``[PLACES, 32, 2]``."""
-    return rounded_table(torch.arange(PLACES, device="cpu")).bfloat16()
+def places(count: int) -> Tensor:
+    """The table of positions 0 to ``count - 1``, computed on the CPU as the original's is: the sines of another device
+    round otherwise, once in some thousand values. In bfloat16, which holds it exactly; ``[count, 32, 2]``."""
+    return rounded_table(torch.arange(count, device="cpu")).bfloat16()
 
 
 def rounded_table(positions: Tensor) -> Tensor:
