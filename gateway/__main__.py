@@ -10,7 +10,7 @@ import click
 from shared.options import Command, address_options, load_options, profile_options
 
 
-@click.command("gateway", cls=Command)
+@click.command("gateway", cls=Command, extra="gateway")
 @profile_options
 @address_options
 @click.option("--number", type=click.IntRange(0), help="Of several that share the HTTP port: adds to the link's port.")

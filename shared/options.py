@@ -14,29 +14,46 @@ from shared.config import load
 from shared.dotenv import read_dotenv
 from shared.errors import ConfigError
 from shared.settings import Config
+from shared.version import PACKAGE
 
+_OURS = ("config", "gateway", "shared", "tools", "worker")
 CONFIG_EXIT = 2  # exit code for a configuration that cannot work: trying again is of no use
 
 
 class Command(click.Command):
-    """Turns a wrong configuration into one message and `CONFIG_EXIT`; ``-h`` helps as ``--help`` does."""
+    """Turns what only an operator can mend into one message and `CONFIG_EXIT`: a wrong configuration, a package that
+    this installation was made without. ``-h`` helps as ``--help`` does."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any, extra: str = "all", **options: Any) -> None:
+        """extra: of setup.cfg, which brings what the command needs."""
+        super().__init__(*arguments, **_with_short_help(options))
+        self._extra = extra
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            click.echo(f"fast-vc: {error}", err=True)
-            sys.exit(CONFIG_EXIT)
+            reason = str(error)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in _OURS:
+                raise
+            reason = f"{ctx.info_name} needs {error.name}, which is not here: pip install '{PACKAGE}[{self._extra}]'"
+        click.echo(f"fast-vc: {reason}", err=True)
+        sys.exit(CONFIG_EXIT)
 
 
 class Group(click.Group):
     """Commands under one name."""
 
     command_class = Command
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **_with_short_help(options))
+
+
+def _with_short_help(options: dict[str, Any]) -> dict[str, Any]:
+    options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
+    return options
 
 
 def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from shared.addresses import free_port
 
 ROOT = Path(__file__).parents[1]
 SETUP = configparser.ConfigParser()
@@ -122,3 +125,55 @@ def test_every_requirement_is_pinned_within_its_range() -> None:
     for requirement in wanted:
         assert requirement.specifier.contains(pinned[normal(requirement.name)]), requirement
     assert set(pinned) == {normal(requirement.name) for requirement in wanted}
+
+
+WITHOUT = """
+import ctypes.util, json, os, sys
+refused, find = json.loads(os.environ["TEST_REFUSED"]), ctypes.util.find_library
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+ctypes.util.find_library = lambda name: None if f"lib{name}" in refused else find(name)
+"""
+
+
+def said_by(folder: Path, refused: list[str], *arguments: str) -> str:
+    """What ``fast-vc`` says where there are none of the modules and libraries `refused`. It ends with 2."""
+    (folder / "sitecustomize.py").write_text(WITHOUT)
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("FASTVC_")}
+    environ |= {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))), "TEST_REFUSED": json.dumps(refused)}
+    environ |= {"FASTVC_GATEWAY__PORT": str(free_port()), "FASTVC_LINK__PORT": str(free_port())}
+    command = [sys.executable, "-m", "tools.service.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("gateway",), "gateway"),
+        (("worker",), "worker"),
+        (("serve",), "gateway"),
+        (("models", "list"), "worker"),
+        (("voices", "list"), "worker"),
+        (("keys", "tls"), "gateway"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_command_whose_extra_is_not_installed_says_which(
+    tmp_path: Path, arguments: tuple[str, ...], extra: str
+) -> None:
+    said = said_by(tmp_path, refused(), *arguments)
+    assert f"pip install 'fast-vc-pool[{extra}]'" in said
+    assert "Traceback" not in said
+
+
+def test_without_libopus_a_gateway_says_how_to_get_it(tmp_path: Path) -> None:
+    said = said_by(tmp_path, ["libopus"], "serve")
+    assert "apt-get install libopus0" in said
+    assert "Traceback" not in said

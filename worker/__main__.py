@@ -12,7 +12,7 @@ from shared.curve import check_plain
 from shared.options import Command, load_options, profile_options
 
 
-@click.command("worker", cls=Command)
+@click.command("worker", cls=Command, extra="worker")
 @profile_options
 @click.option(
     "--gateway",

@@ -7,7 +7,16 @@ import ctypes
 from contextlib import suppress
 
 import numpy as np
-import opuslib
+
+from shared.errors import LIBOPUS_ADVICE, ConfigError
+
+try:
+    import opuslib
+except ImportError:
+    raise
+except Exception as error:  # the library raises a bare one where libopus is missing
+    raise ConfigError(f"libopus: {error} {LIBOPUS_ADVICE}") from None
+
 from opuslib.api import ctl as libopus_ctl
 from opuslib.api import decoder as libopus_decoder
 from opuslib.api import encoder as libopus_encoder

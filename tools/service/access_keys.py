@@ -71,7 +71,7 @@ def revoke_access(path: Path, name_or_id: str) -> list[str]:
     return [record.id for record in revoke_keys(path, name_or_id)]
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, extra="gateway")
 @profile_options
 def recording(file: Path | None, profile: str | None) -> None:
     """Make a key that recordings are encrypted with from now on. Those before it stay, for what they encrypted."""
@@ -85,7 +85,7 @@ def recording(file: Path | None, profile: str | None) -> None:
     click.echo(f"{folder / made.id}.key: keep a copy, without it the recordings from now on cannot be read")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, extra="gateway")
 @click.option(
     "--host", "hosts", multiple=True, metavar="NAME", help="Name or address in it. [localhost, 127.0.0.1, ::1]"
 )

@@ -19,7 +19,7 @@ def models(context: click.Context) -> None:
         context.invoke(list_models)
 
 
-@models.command("list")
+@models.command("list", extra="worker")
 @profile_options
 def list_models(file: Path | None = None, profile: str | None = None) -> None:
     """Every model's files, and which are on this machine."""
@@ -29,7 +29,7 @@ def list_models(file: Path | None = None, profile: str | None = None) -> None:
     click.echo(table(config.worker.checkpoints_dir))
 
 
-@models.command()
+@models.command(extra="worker")
 @profile_options
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Accept the licences without being asked.")
@@ -56,7 +56,7 @@ def fetch(file: Path | None, profile: str | None, names: tuple[str, ...], yes: b
         sys.exit(1)
 
 
-@models.command()
+@models.command(extra="worker")
 @profile_options
 @click.argument("name", metavar="NAME")
 def check(file: Path | None, profile: str | None, name: str) -> None:

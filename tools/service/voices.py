@@ -24,7 +24,7 @@ def voices(context: click.Context) -> None:
         context.invoke(list_voices)
 
 
-@voices.command("list")
+@voices.command("list", extra="worker")
 @profile_options
 def list_voices(file: Path | None = None, profile: str | None = None) -> None:
     """Every voice; the first is the default."""
@@ -39,7 +39,7 @@ def list_voices(file: Path | None = None, profile: str | None = None) -> None:
         click.echo(f"{voice.name:<20}{_seconds(voice):>7}  {voice.description}  ({voice.path})")
 
 
-@voices.command()
+@voices.command(extra="worker")
 @profile_options
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--name", help="The voice's name.  [the file's]")
@@ -68,7 +68,7 @@ def add(file: Path | None, profile: str | None, recording: Path, name: str | Non
     click.echo(f"{path}: the voice {name} is offered from the workers' next start")
 
 
-@voices.command()
+@voices.command(extra="worker")
 @profile_options
 @click.argument("name")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -87,7 +87,7 @@ def remove(file: Path | None, profile: str | None, name: str, yes: bool) -> None
     click.echo(f"{path}: deleted; the voice is offered until the workers' next start")
 
 
-@voices.command()
+@voices.command(extra="worker")
 @profile_options
 @click.argument("name")
 @click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))

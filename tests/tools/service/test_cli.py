@@ -309,3 +309,11 @@ def test_clean_removes_no_folder_that_holds_more(used: Path, monkeypatch: pytest
         assert "kept" in result.stderr
     assert folders(used) == before | {"link"}
     assert (used / "mine" / "file.txt").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("models",), ("models", "fetch"), ("keys",), ("voices", "add")])
+def test_minus_h_helps_everywhere(arguments: tuple[str, ...]) -> None:
+    helped = run(*arguments, "-h")
+    assert helped.exit_code == 0
+    assert helped.output.startswith("Usage: ")
+    assert helped.output == run(*arguments, "--help").output

@@ -59,6 +59,15 @@ def test_a_machine_that_can_serve() -> None:
     assert "frame goes through" in found["libopus"]["text"]
 
 
+def test_libraries_of_a_client_are_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = host.find_spec
+    absent = ("torch", "prometheus_client", "uvloop", "samplerate")
+    monkeypatch.setattr(host, "find_spec", lambda name: None if name in absent else there(name))
+    code, found = examine()
+    assert (code, found["parts"]["level"]) == (1, "fault")
+    assert "pip install 'fast-vc-pool[all]'" in found["parts"]["advice"]
+
+
 def test_people_read_what_to_do_below_what_was_found() -> None:
     result = CliRunner().invoke(
         main, ["doctor"], env={"FASTVC_WORKER__MODEL": "tiny", "FASTVC_GATEWAY__HOST": "0.0.0.0"}

@@ -22,6 +22,7 @@ from shared.settings import Config
 from shared.version import PACKAGE, version
 from tools.service.checkup.finding import Finding, fault, note, ok, warning
 
+_PARTS = {"gateway": "prometheus_client", "worker": "torch"}  # and a library that no other part needs
 _CLOCK_UNKNOWN, _CLOCK_UNSYNCHRONISED = -1, 5  # adjtimex(2): refused, TIME_ERROR
 _TIMEX_BYTES = 512  # more than struct timex has anywhere; all zero: only asks
 _LONG_AGO = 1_735_689_600  # 2025: a clock before it was never set
@@ -35,7 +36,11 @@ def check_versions() -> Iterator[Finding]:
     if sys.version_info[:2] != (3, 11):
         yield fault("python", platform.python_version(), "Python 3.11 is needed: make PYTHON=/path/to/python3.11")
     yield ok("version", f"{version()}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    parts = [name for name, module in (("gateway", "aiohttp"), ("worker", "torch")) if find_spec(module) is not None]
+    parts = [
+        name
+        for name, module in (("gateway", "prometheus_client"), ("worker", "torch"))
+        if find_spec(module) is not None
+    ]
     if not parts:
         yield fault("parts", "neither gateway nor worker is installed", f"pip install '{PACKAGE}[all]'")
     missing = sorted({"gateway", "worker"} - set(parts))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.errors import LIBOPUS_ADVICE
 from shared.settings import Config
 from tools.service.checkup.finding import Finding, fault, note, ok, warning
 
@@ -23,17 +24,16 @@ def check_opus() -> Iterator[Finding]:
     """Whether a frame goes through the encoder and comes out of the decoder."""
     if find_spec("opuslib") is None:
         return
-    advice = "apt-get install libopus0 (macOS: brew install opus)"
     try:
         import opuslib
 
         packet = opuslib.Encoder(_RATE, 1, opuslib.APPLICATION_VOIP).encode(bytes(2 * _FRAME), _FRAME)
         decoded = opuslib.Decoder(_RATE, 1).decode(packet, _FRAME)
     except Exception as error:  # the library raises a bare Exception where libopus is missing
-        yield fault("libopus", str(error) or "cannot be loaded", advice)
+        yield fault("libopus", str(error) or "cannot be loaded", LIBOPUS_ADVICE)
         return
     if len(decoded) != 2 * _FRAME:
-        yield fault("libopus", f"a frame of {_FRAME} samples became {len(decoded) // 2}", advice)
+        yield fault("libopus", f"a frame of {_FRAME} samples became {len(decoded) // 2}", LIBOPUS_ADVICE)
     else:
         yield ok("libopus", f"{ctypes.util.find_library('opus')}: a frame goes through it")
 
