@@ -204,17 +204,18 @@ class Calls:
             self._metrics.ended.labels(outcome).inc()
 
     async def _claim(self, session_id: str) -> None:
-        """The current call's from now on, unless a caller who still answers has it. Raises `SessionError`."""
+        """The current call's from now on, unless a caller who still answers has it, or somebody else, who may be about
+        to come back. Raises `SessionError`."""
+        task = asyncio.current_task()
+        assert task is not None
         while (owner := self._by_session.get(session_id)) is not None:
             former = self._tasks[owner]
-            if await former.line.is_alive():
+            if former.principal.name != self._tasks[task].principal.name or await former.line.is_alive():
                 raise bad_field("session_id", f"{session_id!r} is in use")
             if self._by_session.get(session_id) is owner:
                 former.replaced = True
                 owner.cancel()
                 await asyncio.wait([owner])
-        task = asyncio.current_task()
-        assert task is not None
         self._by_session[session_id] = task
 
     def _make_room(self, principal: str) -> bool:

@@ -17,6 +17,7 @@ from gateway.auth import door as doors
 from gateway.auth import guessing
 from gateway.auth.keys import add_key, revoke_keys
 from gateway.auth.principal import Limits
+from tests.support.waiting import PATIENCE_S
 
 from ..conftest import KEY, Service, hear
 from ..test_sessions import noise, say
@@ -185,6 +186,27 @@ async def test_guesses_are_slowed_and_callers_notice_nothing(service: Service, m
     answered = await asyncio.gather(*guesses)
     assert set(answered) == {401, 429}
     assert answered.count(401) < 60  # the rest was not looked at
+
+
+async def test_nobody_ends_the_call_of_somebody_else_by_its_id(service: Service) -> None:
+    """A connection broke, and its caller is about to come back: who else names the session's id is refused."""
+    await service.worker()
+    config = {"session_id": "call-1", "api_key": make_key(service)}
+    socket = await service.http.ws_connect(service.url + "/ws")
+    await socket.send_json({"type": "config", **config})
+    ready = await socket.receive_json(timeout=PATIENCE_S)
+    connection = socket._response.connection
+    assert connection is not None
+    assert connection.transport is not None
+    connection.transport.abort()
+    code, message = await outcome(service, {"session_id": "call-1", "api_key": make_key(service, "bob")})
+    assert (code, message) == ("INVALID_CONFIG", "session_id: 'call-1' is in use")
+    again = await service.http.ws_connect(service.url + "/ws")
+    await again.send_json({"type": "config", **config, "resume": ready["resume"], "heard": 0})
+    back = await again.receive_json(timeout=PATIENCE_S)
+    assert (back["type"], back["new_stream"]) == ("ready", False)
+    await again.close()
+    assert service.counter("fastvc_sessions_ended_total", outcome="replaced") == 0
 
 
 async def test_no_secret_is_written_anywhere(
