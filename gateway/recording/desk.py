@@ -20,7 +20,7 @@ from gateway.recording.files import ABOUT, CHUNKS, TIMELINE
 from gateway.recording.index import Entry
 from gateway.recording.recorder import Recorder
 from gateway.recording.retrieval import FORMATS, PARTS, as_json, as_wav, as_zip, load
-from gateway.recording.vault import VaultError, encrypt_to
+from gateway.recording.vault import VaultError, check_public, encrypt_to
 from shared.errors import ConfigError
 from shared.log import for_session
 
@@ -66,8 +66,10 @@ class Wish:
                 public = base64.b64decode(encrypt_to, validate=True)
             except (binascii.Error, ValueError):
                 raise _wrong(key_name, "must be base64") from None
-            if len(public) != 32:
-                raise _wrong(key_name, "not an X25519 public key of 32 bytes")
+            try:
+                check_public(public)
+            except VaultError as error:
+                raise _wrong(key_name, str(error)) from None
         return cls(session_id, date, part, form, public)
 
     @property

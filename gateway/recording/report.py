@@ -86,8 +86,8 @@ def page(content: dict[str, Any]) -> str:
     table = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}" for name, value in rows)
     plots = [
         ("Chunk latency", _bars(bars)),
-        ("Sessions an hour", _bars([(hour["hour"], hour["sessions"]) for hour in hours])),
-        ("Median chunk latency by hour, ms", _bars([(hour["hour"], hour["median_ms"]) for hour in hours])),
+        ("Sessions an hour", _bars([(hour["hour"][5:], hour["sessions"]) for hour in hours])),
+        ("Median chunk latency by hour, ms", _bars([(hour["hour"][5:], hour["median_ms"]) for hour in hours])),
     ]
     drawn = "".join(f"<h2>{html.escape(title)}</h2>{svg}" for title, svg in plots)
     period = f"{html.escape(content['from'])} to {html.escape(content['to'])}"
@@ -154,15 +154,16 @@ def _coarse(latencies: Counter[int]) -> Counter[int]:
 
 
 def _per_hour(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    hours: dict[str, list[Call]] = {}
+    hours: dict[float, list[Call]] = {}
     for call in calls:
-        hours.setdefault(time.strftime("%m-%d %H:00", time.gmtime(call.started)), []).append(call)
+        hours.setdefault(call.started // 3600, []).append(call)
     rows = []
     for hour, those in sorted(hours.items()):
         latencies: Counter[int] = Counter()
         for call in those:
             latencies.update({int(ms): count for ms, count in call.figures["latencies_ms"].items()})
-        rows.append({"hour": hour, "sessions": len(those), "median_ms": _quantile(latencies, 0.5)})
+        named = time.strftime("%Y-%m-%d %H:00", time.gmtime(hour * 3600))
+        rows.append({"hour": named, "sessions": len(those), "median_ms": _quantile(latencies, 0.5)})
     return rows
 
 
@@ -171,4 +172,5 @@ def _pair(values: dict[str, float | None]) -> str:
 
 
 def _iso(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    moment = time.gmtime(at)
+    return f"{moment.tm_year:04}{time.strftime('-%m-%dT%H:%M:%SZ', moment)}"

@@ -99,10 +99,15 @@ class Encryptor:
         return len(sealed).to_bytes(4, "big") + sealed
 
 
+def check_public(public: bytes) -> None:
+    """Raises `VaultError` where nothing could be encrypted to `public`."""
+    encrypt_to(public, b"")
+
+
 def encrypt_to(public: bytes, data: bytes) -> bytes:
     """`data` for who has the private key of an X25519 `public` key (32 bytes). Raises `VaultError`."""
     own = X25519PrivateKey.generate()
-    try:
+    try:  # a point of low order, with which everybody would have the same secret, is refused too
         shared = own.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise VaultError("not an X25519 public key of 32 bytes") from None

@@ -49,6 +49,18 @@ def test_two_calls_are_as_one() -> None:
     assert [hour["sessions"] for hour in content["per_hour"]] == [1, 1]
 
 
+def test_hours_follow_each_other_over_the_years() -> None:
+    new_year = 1798761600.0  # 2027-01-01
+    begun = [new_year + 60, new_year - 60, new_year - 365 * 86_400 + 60]
+    content = report([Call(at, "complete", figures([10.0])) for at in begun], -62135596800.0, new_year)
+    assert [hour["hour"] for hour in content["per_hour"]] == [
+        "2026-01-01 00:00",
+        "2026-12-31 23:00",
+        "2027-01-01 00:00",
+    ]
+    assert content["from"] == "0001-01-01T00:00:00Z"
+
+
 def test_quantiles_are_those_of_all_blocks() -> None:
     values = [float(ms) for ms in range(1, 101)]
     chunk = report([Call(0.0, "complete", figures(values))], 0, 1)["chunk_latency_stats"]

@@ -142,6 +142,7 @@ async def test_an_answer_for_a_key_of_the_caller_s(service: Service) -> None:
         ({"date": "2026-13-01"}, {}, "date"),
         ({}, {"X-Encrypt-To": "no base64"}, "X-Encrypt-To"),
         ({}, {"X-Encrypt-To": "AAAA"}, "X-Encrypt-To"),
+        ({}, {"X-Encrypt-To": "A" * 43 + "="}, "X-Encrypt-To"),  # zero: a point of low order
     ],
 )
 async def test_what_cannot_be_asked_is_refused_by_name(
