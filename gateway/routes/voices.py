@@ -48,7 +48,7 @@ class VoiceRoutes:
         max_upload_bytes: int,
         on_upload: Callable[[str], None],
     ) -> None:
-        """`on_upload` is told how each ended: "kept", the reason of a refusal, or its error code."""
+        """`on_upload` is told how each ended: "kept", the reason of a refusal, its error code, or "gone"."""
         self._pool, self._door, self._store, self._reader, self._origins = pool, door, store, reader, origins
         self._max_bytes, self._on_upload = max_upload_bytes, on_upload
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
@@ -72,6 +72,8 @@ class VoiceRoutes:
                 response = await handle(request)
             except web.HTTPException as error:
                 error.headers.update(headers)
+                raise
+            except ConnectionError:  # the caller's own
                 raise
             except OSError as error:
                 logger.error("voices cannot be kept: {}", error)
@@ -99,6 +101,12 @@ class VoiceRoutes:
         except web.HTTPException as error:
             refused = json.loads(error.text or "{}")
             self._on_upload(refused.get("details", {}).get("reason") or refused["error_code"])
+            raise
+        except ConnectionError:
+            self._on_upload("gone")
+            raise
+        except OSError:
+            self._on_upload("INTERNAL_ERROR")
             raise
         self._on_upload("kept")
         return response

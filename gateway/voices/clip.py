@@ -73,7 +73,8 @@ def read_clip(data: bytes) -> Clip:
     if rate > MAX_RATE:
         mono, rate = soxr.resample(mono, rate, MAX_RATE), MAX_RATE
     kept = io.BytesIO()
-    soundfile.write(kept, np.clip(mono, -1.0, 1.0), rate, "PCM_16", format="FLAC")
+    loudest = max(1.0, float(np.abs(mono).max()))  # floating point, and what was packed, may go beyond full scale
+    soundfile.write(kept, mono / loudest, rate, "PCM_16", format="FLAC")
     return Clip(kept.getvalue(), seconds, rate)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from pathlib import Path
@@ -149,6 +150,21 @@ async def test_every_refusal_says_what_is_wrong(service: Service, keys: dict[str
     assert (status, content["details"]) == (507, {"reason": "full"})
     for outcome, count in (("kept", 3), ("INVALID_CONFIG", 5), ("unreadable", 2), ("too_large", 1), ("full", 1)):
         assert service.counter("fastvc_voices_uploaded_total", outcome=outcome) == count, outcome
+
+
+async def test_who_hangs_up_in_the_middle_of_a_recording_is_no_fault_of_the_disk(
+    service: Service, keys: dict[str, str], log: list[str]
+) -> None:
+    head = (
+        f"POST /voices?name=x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['anna']}\r\nContent-Length: 9\r\n\r\n"
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", service.gateway.port)
+    writer.write(head.encode() + b"RIFF")
+    await service.until(lambda: bool(service.gateway._runner.server and service.gateway._runner.server.connections))
+    await asyncio.sleep(0.05)
+    writer.close()
+    await service.until(lambda: service.counter("fastvc_voices_uploaded_total", outcome="gone") == 1)
+    assert [line for line in log if line.startswith("ERROR")] == []
 
 
 async def test_a_disk_that_is_gone_takes_no_call_with_it(

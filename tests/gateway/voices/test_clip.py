@@ -70,6 +70,12 @@ def test_a_high_rate_and_many_channels_are_reduced() -> None:
     assert clip.seconds == pytest.approx(2)
 
 
+def test_what_goes_beyond_full_scale_is_made_quieter_and_not_clipped() -> None:
+    clip = read_clip(encoded(50 * speech(), "WAV", "FLOAT"))
+    heard, _ = soundfile.read(io.BytesIO(clip.flac), dtype="float32")
+    np.testing.assert_allclose(heard, speech() / np.abs(speech()).max(), atol=1e-4)
+
+
 def test_the_same_sound_has_the_same_id() -> None:
     flac = read_clip(encoded(speech(), "FLAC"))
     assert flac.id == read_clip(encoded(speech(), "WAV")).id
