@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,10 @@ def plan(sources: tuple[Path, ...], reference: Path, output: Path) -> tuple[list
     if not files:
         raise SourceError(f"{', '.join(map(str, sources))}: no recordings there")
     targets = _targets(files, reference, output)
+    read = {path.resolve() for path in (*files, reference)}
+    for target in targets:
+        if target.resolve() in read:
+            raise SourceError(f"--output {target} is a recording that is read: name another file or folder")
     jobs, skipped = [], []
     for file, target in zip(files, targets, strict=True):
         try:
@@ -86,17 +91,28 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._finish(complete=kind is None)
+        with self._named():
+            self._finish(complete=kind is None)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What cannot be written is an error that says which file."""
+        try:
+            yield
+        except (OSError, soundfile.LibsndfileError) as error:
+            reason = getattr(error, "strerror", None) or str(error).rstrip(": ")
+            raise SourceError(f"--output {self._paths[self._number]}: cannot be written ({reason})") from error
 
     def write(self, number: int, wave: Wave) -> None:
-        """More of file ``number``; the one before it is complete."""
-        if number != self._number:
-            self._finish(complete=True)
-            self._number = number
-            self._paths[number].parent.mkdir(parents=True, exist_ok=True)
-            self._file = soundfile.SoundFile(self._part, "w", self._rate, 1, WRITTEN[self._part.suffix.lower()])
-        assert self._file is not None
-        self._file.write(np.clip(wave, -1, 1))
+        """More of file ``number``; the one before it is complete. Raises ``SourceError``."""
+        with self._named():
+            if number != self._number:
+                self._finish(complete=True)
+                self._number = number
+                self._paths[number].parent.mkdir(parents=True, exist_ok=True)
+                self._file = soundfile.SoundFile(self._part, "w", self._rate, 1, WRITTEN[self._part.suffix.lower()])
+            assert self._file is not None
+            self._file.write(np.clip(wave, -1, 1))
 
     @property
     def _part(self) -> Path:
@@ -106,9 +122,10 @@ class Outputs:
     def _finish(self, *, complete: bool) -> None:
         if self._file is None:
             return
-        self._file.close()
-        self._file = None
-        if complete:
-            self._part.replace(self._paths[self._number])
-        else:
+        file, self._file = self._file, None
+        try:
+            file.close()
+            if complete:
+                self._part.replace(self._paths[self._number])
+        finally:
             self._part.unlink(missing_ok=True)

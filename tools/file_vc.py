@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from shared.config import ConfigError
+from shared.ranges import FiniteRange
 from tools.file_jobs import Job, Outputs, plan
 from tools.file_vc_v2 import V2Settings, v2_converter
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter
@@ -52,11 +53,11 @@ NANO_REFERENCE_S, NANO_WINDOW_S = 6.0, 9.0  # prompt and source, near to what it
 @click.option("--model", type=click.Choice(MODELS), help="[nano; base with --f0-condition]")
 @click.option("--diffusion-steps", type=click.IntRange(1, 200), help="[30; nano takes 1, whatever is asked for]")
 @click.option("--solver", type=click.Choice(METHODS), default="euler", help="Others evaluate twice a step. [euler]")
-@click.option("--inference-cfg-rate", type=click.FloatRange(0, 10), help="Guidance. [0.7; nano 0]")
-@click.option("--length-adjust", type=click.FloatRange(0.25, 4), default=1.0, help="Below 1 is faster.")
+@click.option("--inference-cfg-rate", type=FiniteRange(0, 10), help="Guidance. [0.7; nano 0]")
+@click.option("--length-adjust", type=FiniteRange(0.25, 4), default=1.0, help="Below 1 is faster.")
 @click.option("--f0-condition/--no-f0-condition", default=None, help="Keep the source's melody, with a model that can.")
 @click.option("--auto-f0-adjust/--no-auto-f0-adjust", default=True, help="Move its median to the reference's. [on]")
-@click.option("--semi-tone-shift", type=click.FloatRange(-48, 48), default=0.0, help="On top of it.")
+@click.option("--semi-tone-shift", type=FiniteRange(-48, 48), default=0.0, help="On top of it.")
 @click.option("--device", default="cpu", metavar="cpu|cuda:0")
 @click.option("--fp16/--no-fp16", default=False, help="The heavy networks in half precision.")
 @click.option("--batch", type=click.IntRange(1, 64), default=4, help="Windows of one call.")
@@ -65,11 +66,11 @@ NANO_REFERENCE_S, NANO_WINDOW_S = 6.0, 9.0  # prompt and source, near to what it
 @click.option("--dit-config-path", type=click.Path(path_type=Path), help="Its YAML file.")
 @click.option("--convert-style/--no-convert-style", default=False, help="v2: the reference's rhythm and accent too.")
 @click.option("--anonymize/--no-anonymize", default=False, help="v2: nobody's voice; the reference only sets the room.")
-@click.option("--intelligibility-cfg-rate", type=click.FloatRange(0, 10), help="v2: guidance towards the words. [0.7]")
-@click.option("--similarity-cfg-rate", type=click.FloatRange(0, 10), help="v2: guidance towards the voice. [0.7]")
-@click.option("--top-p", type=click.FloatRange(0, 1), help="v2, style: likeliest share of codes to draw from. [0.9]")
-@click.option("--temperature", type=click.FloatRange(0, 100), help="v2, style: of the draws. [1]")
-@click.option("--repetition-penalty", type=click.FloatRange(0.01, 100), help="v2, style: above 1 repeats less. [1]")
+@click.option("--intelligibility-cfg-rate", type=FiniteRange(0, 10), help="v2: guidance towards the words. [0.7]")
+@click.option("--similarity-cfg-rate", type=FiniteRange(0, 10), help="v2: guidance towards the voice. [0.7]")
+@click.option("--top-p", type=FiniteRange(0, 1), help="v2, style: likeliest share of codes to draw from. [0.9]")
+@click.option("--temperature", type=FiniteRange(0, 100), help="v2, style: of the draws. [1]")
+@click.option("--repetition-penalty", type=FiniteRange(0.01, 100), help="v2, style: above 1 repeats less. [1]")
 @click.option("--seed", type=click.IntRange(0), help="v2: of noise and draws. [0]")
 @click.option("--threads", type=click.IntRange(1, 256), help="Of torch. [all cores]")
 def main(

@@ -16,6 +16,7 @@ import click
 import numpy as np
 from loguru import logger
 
+from shared.ranges import FiniteRange
 from tools.fleet import costs
 from tools.fleet.day import HOUR_S, Day
 from tools.fleet.device import Load, table
@@ -26,15 +27,15 @@ from tools.fleet.fleet import Fleet, Outcome, Plan, Span, latency_of
 @click.option("--workers", type=click.IntRange(1, 1000), default=100)
 @click.option("--gateways", type=click.IntRange(1, 100), default=8, help="Gateway processes.")
 @click.option("--zones", type=click.IntRange(1, 10), default=3)
-@click.option("--load", type=click.FloatRange(0.01, 10), default=0.75, help="Callers at the busiest moment, of places.")
-@click.option("--call-s", type=click.FloatRange(10, 14_400), default=600, help="Length of a call in the mean.")
-@click.option("--talk", type=click.FloatRange(0, 1), default=0.5, help="Share of a call in which its caller speaks.")
-@click.option("--from", "from_h", type=click.FloatRange(0, 24), default=0, help="Hour of the day at the start.")
-@click.option("--hours", type=click.FloatRange(0.05, 48), default=24)
-@click.option("--zone-lost-at", type=click.FloatRange(0, 72), help="Hour at which one zone is lost, for 15 minutes.")
-@click.option("--upgrade-at", type=click.FloatRange(0, 72), help="Hour from which an upgrade rolls.")
+@click.option("--load", type=FiniteRange(0.01, 10), default=0.75, help="Callers at the busiest moment, of places.")
+@click.option("--call-s", type=FiniteRange(10, 14_400), default=600, help="Length of a call in the mean.")
+@click.option("--talk", type=FiniteRange(0, 1), default=0.5, help="Share of a call in which its caller speaks.")
+@click.option("--from", "from_h", type=FiniteRange(0, 24), default=0, help="Hour of the day at the start.")
+@click.option("--hours", type=FiniteRange(0.05, 48), default=24)
+@click.option("--zone-lost-at", type=FiniteRange(0, 72), help="Hour at which one zone is lost, for 15 minutes.")
+@click.option("--upgrade-at", type=FiniteRange(0, 72), help="Hour from which an upgrade rolls.")
 @click.option("--at-once", type=click.IntRange(1, 1000), default=1, help="Workers that are upgraded at once.")
-@click.option("--beat-s", type=click.FloatRange(0.1, 60), default=1.0, help="Between heartbeats (0.5 in truth).")
+@click.option("--beat-s", type=FiniteRange(0.1, 60), default=1.0, help="Between heartbeats (0.5 in truth).")
 @click.option("--costs", "costs_name", default="nano-core", help=f"A device: {', '.join(costs.KNOWN)}, or a JSON file.")
 @click.option("--seed", type=int, default=0)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))

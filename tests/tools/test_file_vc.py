@@ -174,6 +174,11 @@ def test_memory_does_not_grow_with_the_recording(
         (["--source-wav-path", "{good}", "--model", "huge"], ["huge", "nano"]),
         (["--source-wav-path", "{good}", "--dit-checkpoint-path", "{text}"], ["text.wav", "not a file of weights"]),
         (["--source-wav-path", "{good}", "--dit-config-path", "{text}"], ["dit_checkpoint_path"]),
+        (["--source-wav-path", "{good}", "--semi-tone-shift", "nan"], ["--semi-tone-shift", "nan is not a number"]),
+        (["--source-wav-path", "{good}", "--output", "{good}"], ["--output", "good.wav is a recording that is read"]),
+        (["--source-wav-path", "{good}", "--output", "{text}/x.wav"], ["--output", "x.wav: cannot be written"]),
+        (["--source-wav-path", "{good}", "--output", "/proc/x.wav"], ["--output /proc/x.wav: cannot be written"]),
+        (["--source-wav-path", "{good}", "--output", "/dev/full/x.wav"], ["--output /dev/full/x.wav: cannot be"]),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

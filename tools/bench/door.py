@@ -28,6 +28,7 @@ import click
 import numpy as np
 
 from gateway.recording.vault import Vault
+from shared.ranges import FiniteRange
 from tools.bench.gateway import SAMPLE, drive
 from tools.bench.service import Running, as_on_another_host, cpu_s, service
 from tools.client.client import Call, Pcm, read_source
@@ -198,7 +199,7 @@ def report(result: dict[str, Any]) -> str:
 @click.option("--sessions", type=click.IntRange(1, 1000), default=100, show_default=True, help="With recordings.")
 @click.option("--calls", type=click.IntRange(1, 1000), default=20, show_default=True, help="Beside who guesses.")
 @click.option("--guesses", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="A minute.")
-@click.option("--seconds", type=click.FloatRange(2, 600), default=15, show_default=True)
+@click.option("--seconds", type=FiniteRange(2, 600), default=15, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 @click.option("--guess", "guesser", nargs=3, hidden=True)
 def main(

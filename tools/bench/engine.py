@@ -19,6 +19,7 @@ from typing import Any
 import click
 import torch
 
+from shared.ranges import FiniteRange
 from tools.bench.capacity import capacity
 from tools.bench.models import flops, time_batch
 from tools.bench.timing import Setting, Timing, empty, fill, make_engine, matmul_ceiling, synchronise
@@ -39,7 +40,7 @@ GOAL = {"sessions": 200, "ratio": 10.0, "share": 0.5, "first_ms": 100.0}  # of t
     "--dtype", type=click.Choice(list(PRECISIONS)), help="Of the batched engine. [bf16 on CUDA, else float32]"
 )
 @click.option("--steps", type=click.IntRange(1, 100), help="[10; nano 1; --quick: 2]")
-@click.option("--guidance", type=click.FloatRange(0, 10), help="[0.7; nano 0]")
+@click.option("--guidance", type=FiniteRange(0, 10), help="[0.7; nano 0]")
 @click.option("--most", type=click.IntRange(1, 1024), help="Largest batch. [256 on CUDA, else 8]")
 @click.option("--repeats", type=click.IntRange(1, 1000), help="[20 on CUDA, else 3]")
 @click.option("--threads", type=click.IntRange(1, 256), default=1)

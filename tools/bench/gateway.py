@@ -34,6 +34,7 @@ from gateway.audio.codec import AudioFormat
 from gateway.audio.table import find_codec
 from shared.addresses import free_port
 from shared.config import ROOT
+from shared.ranges import FiniteRange
 from tools.bench.service import BLOCK_MS, KEY, cpu_s, service
 from tools.client.client import Call, CallConfig, Pcm, call_with, encode_source, read_source
 from tools.client.latency import answer_latencies_ms, summarise
@@ -210,7 +211,7 @@ def report(result: dict[str, Any]) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--sessions", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cpu-sessions", type=click.IntRange(1, 1000), default=16, show_default=True)
-@click.option("--seconds", type=click.FloatRange(2, 600), default=15, show_default=True)
+@click.option("--seconds", type=FiniteRange(2, 600), default=15, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 @click.option("--echo", "echo_port", type=int, hidden=True)
 def main(sessions: int, cpu_sessions: int, seconds: float, json_file: Path | None, echo_port: int | None) -> None:

@@ -22,6 +22,7 @@ import click
 import numpy as np
 
 from shared.config import ROOT
+from shared.ranges import FiniteRange
 from tools.bench.service import KEY, Running, cpu_s, service
 from tools.client.client import Call, CallConfig, CallError, call_with, encode_source, read_source
 
@@ -140,7 +141,7 @@ def table(rows: list[Row]) -> str:
 @click.option("--processes", default="1,2,4", show_default=True, help="Numbers of gateway processes, one run each.")
 @click.option("--places", type=click.IntRange(1, 2000), default=16, show_default=True, help="Of the worker.")
 @click.option("--callers", type=click.IntRange(1, 4000), default=20, show_default=True)
-@click.option("--seconds", type=click.FloatRange(2, 600), default=12, show_default=True, help="Of each call.")
+@click.option("--seconds", type=FiniteRange(2, 600), default=12, show_default=True, help="Of each call.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(processes: str, places: int, callers: int, seconds: float, json_file: Path | None) -> None:
     """Measure what 1, 2 and 4 gateway processes admit and cost, with Opus at 48 kHz both ways."""

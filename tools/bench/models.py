@@ -20,6 +20,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from shared.ranges import FiniteRange
 from tools.bench.timing import (
     Setting,
     StageCounter,
@@ -44,7 +45,7 @@ MODELS = ("nano", "tiny", "small", "base", "v2")
 @click.option("--dtype", type=click.Choice(list(PRECISIONS)), default="float32")
 @click.option("--batches", default="1,2,4,8", help="Rows of a call. [1,2,4,8]")
 @click.option("--steps", type=click.IntRange(1, 100), default=10)
-@click.option("--guidance", type=click.FloatRange(0, 10), default=0.7)
+@click.option("--guidance", type=FiniteRange(0, 10), default=0.7)
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3)
 @click.option("--threads", type=click.IntRange(1, 256), default=1)
 @click.option("--json", "json_path", type=click.Path(path_type=Path))

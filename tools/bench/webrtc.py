@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 
 from shared.config import ROOT
+from shared.ranges import FiniteRange
 from tools.bench import webrtc_loss
 from tools.bench.service import BLOCK_MS, KEY, cpu_s, service
 from tools.client.client import Call, CallConfig, call_with, encode_source, read_source
@@ -116,13 +117,11 @@ def report(rows: list[Row]) -> str:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--sessions", type=click.IntRange(1, 1000), default=8, show_default=True)
-@click.option("--seconds", type=click.FloatRange(2, 600), default=10, show_default=True)
+@click.option("--seconds", type=FiniteRange(2, 600), default=10, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=2, show_default=True, help="Of both, in turns.")
 @click.option("--rate-out", type=click.Choice(["16000", "24000", "48000"]), default="48000", show_default=True)
-@click.option(
-    "--loss", type=click.FloatRange(0, 0.5), default=0.0, show_default=True, help="Instead: share of packets."
-)
-@click.option("--jitter-ms", type=click.FloatRange(0, 500), default=100, show_default=True, help="With --loss.")
+@click.option("--loss", type=FiniteRange(0, 0.5), default=0.0, show_default=True, help="Instead: share of packets.")
+@click.option("--jitter-ms", type=FiniteRange(0, 500), default=100, show_default=True, help="With --loss.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
     sessions: int, seconds: float, rounds: int, rate_out: str, loss: float, jitter_ms: float, json_file: Path | None

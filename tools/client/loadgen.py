@@ -26,6 +26,7 @@ import soundfile
 from tqdm import tqdm
 
 from shared.config import ROOT
+from shared.ranges import FiniteRange
 from shared.settings import DEMO_KEY
 from tools.client.client import DEFAULT_URL, Call, CallConfig, CallError, call, read_source
 from tools.client.latency import DEFAULT_BLOCK_MS, answer_latencies_ms
@@ -181,9 +182,9 @@ _encoding = click.Choice(["PCM", "OPUS"], case_sensitive=False)
 @click.option("--url", default=DEFAULT_URL)
 @click.option("--api-key", envvar="FAST_VC_API_KEY", default=DEMO_KEY)
 @click.option("-c", "--num-clients", type=click.IntRange(1, 10_000), default=5)
-@click.option("-d", "--delay-between-starts", type=click.FloatRange(0), default=0.0, help="Seconds.")
+@click.option("-d", "--delay-between-starts", type=FiniteRange(0), default=0.0, help="Seconds.")
 @click.option("-w", "--max-workers", type=click.IntRange(1, 64), help="Client processes; min(8, clients) without it.")
-@click.option("-t", "--timeout", type=click.FloatRange(0.1), default=420.0, help="Seconds for the whole of a call.")
+@click.option("-t", "--timeout", type=FiniteRange(0.1), default=420.0, help="Seconds for the whole of a call.")
 @click.option("--source-wav-path", "first", type=_path, multiple=True, help="Several may follow; the bundled sample.")
 @click.argument("more", nargs=-1, type=_path)
 @click.option("--voice", "voices", multiple=True, help="Repeatable; voices go round.")

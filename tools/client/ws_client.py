@@ -13,6 +13,7 @@ import click
 import soundfile
 from tqdm import tqdm
 
+from shared.ranges import FiniteRange
 from shared.settings import DEMO_KEY
 from tools.client.client import DEFAULT_URL, Call, CallConfig, CallError, call, read_source
 from tools.client.resuming import ResumingCall, resuming_call
@@ -102,7 +103,7 @@ _encoding = click.Choice(["PCM", "OPUS"], case_sensitive=False)
     "--chunk-time", type=click.IntRange(1, 2000), default=20, show_default=True, help="Milliseconds a message."
 )
 @click.option("--real-time/--no-real-time", default=True, show_default=True)
-@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds without any answer.")
+@click.option("--timeout", type=FiniteRange(0.1), default=60.0, show_default=True, help="Seconds without any answer.")
 @click.option("--keep-lead", is_flag=True, help="Keep the leading silence that a live listener hears.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="The statistics, as JSON.")
 @click.option("--reconnect", is_flag=True, help="Come back to the call when the connection is lost.")

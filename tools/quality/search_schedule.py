@@ -18,6 +18,7 @@ import click
 import torch
 from torch import Tensor
 
+from shared.ranges import FiniteRange
 from worker.engines.diffusion.offline import Recording
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.engines.diffusion.prompts import make_prompt
@@ -61,7 +62,7 @@ class Row:
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path))
 @click.option("--model", type=click.Choice(["tiny", "small", "base"]), default="tiny")
-@click.option("--guidance", type=click.FloatRange(0, 10), default=0.7)
+@click.option("--guidance", type=FiniteRange(0, 10), default=0.7)
 @click.option("--steps", multiple=True, type=click.IntRange(1, 30), default=(2, 3, 4))
 @click.option("--checkpoints", default=hub.DEFAULT_FOLDER, type=click.Path(path_type=Path))
 @click.option("--device", default="cpu")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from shared.options import Command, load_options, profile_options
+from shared.ranges import FiniteRange
 
 _DAY_S = 86_400.0
 
@@ -18,10 +19,10 @@ _DAY_S = 86_400.0
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="call, voices or admin; may be repeated. [call]"
 )
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Until it expires. [never]")
+@click.option("--days", type=FiniteRange(min=0, min_open=True), help="Until it expires. [never]")
 @click.option("--sessions", type=click.IntRange(min=0), help="At once. [no limit]")
 @click.option("--sessions-per-minute", type=click.IntRange(min=0), help="That may begin. [no limit]")
-@click.option("--minutes-per-day", type=click.FloatRange(min=0), help="Of all its calls together. [no limit]")
+@click.option("--minutes-per-day", type=FiniteRange(min=0), help="Of all its calls together. [no limit]")
 @click.option("--record/--no-record", default=None, help="Whether its calls are recorded. [recording.enabled]")
 def api(
     file: Path | None,
