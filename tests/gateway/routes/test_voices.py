@@ -155,13 +155,11 @@ async def test_every_refusal_says_what_is_wrong(service: Service, keys: dict[str
 async def test_who_hangs_up_in_the_middle_of_a_recording_is_no_fault_of_the_disk(
     service: Service, keys: dict[str, str], log: list[str]
 ) -> None:
-    head = (
-        f"POST /voices?name=x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['anna']}\r\nContent-Length: 9\r\n\r\n"
-    )
-    _, writer = await asyncio.open_connection("127.0.0.1", service.gateway.port)
-    writer.write(head.encode() + b"RIFF")
-    await service.until(lambda: bool(service.gateway._runner.server and service.gateway._runner.server.connections))
-    await asyncio.sleep(0.05)
+    head = f"POST /voices?name=x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['anna']}\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.gateway.port)
+    writer.write(head.encode() + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 100")  # it is read from now on
+    writer.write(b"RIFF")
     writer.close()
     await service.until(lambda: service.counter("fastvc_voices_uploaded_total", outcome="gone") == 1)
     assert [line for line in log if line.startswith("ERROR")] == []
