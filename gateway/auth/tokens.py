@@ -139,15 +139,30 @@ def _principal(claims: dict[str, Any]) -> Principal:
 
 
 def _read_jwks(path: Path) -> tuple[jwt.PyJWK, ...]:
+    """Those of its keys that we know how to use: others are left out (RFC 7517, 5), for whoever signs may have more."""
     try:
         entries = json.loads(_bytes(path))["keys"]
-        keys = tuple(jwt.PyJWK(entry) for entry in entries if entry.get("use", "sig") == "sig")
-    except (ValueError, TypeError, KeyError, AttributeError, jwt.PyJWTError) as error:
+        secret = [entry for entry in entries if "d" in entry or entry.get("kty") == "oct"]
+        ours = [entry for entry in entries if entry.get("use", "sig") == "sig"]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path}: not a JWKS file: {type(error).__name__}") from None
-    for key, entry in zip(keys, entries, strict=False):
-        if key.algorithm_name not in ASYMMETRIC or "d" in entry:
-            raise ConfigError(f"{path}: holds public keys of {', '.join(ASYMMETRIC)} alone")
+    if secret:
+        raise ConfigError(f"{path}: holds a key that is not public")
+    keys = tuple(key for entry in ours if (key := _public_key(entry)) is not None)
+    if not keys:
+        raise ConfigError(f"{path}: holds no public key of {', '.join(ASYMMETRIC)}")
+    if len(keys) < len(ours):
+        logger.warning("{}: {} keys are not of {}: left out", path, len(ours) - len(keys), ", ".join(ASYMMETRIC))
     return keys
+
+
+def _public_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
+    """None for one that is broken, or of another kind."""
+    try:
+        key = jwt.PyJWK(entry)
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return key if key.algorithm_name in ASYMMETRIC else None
 
 
 def _bytes(path: Path) -> bytes:

@@ -135,6 +135,37 @@ def test_a_new_key_is_seen_and_a_broken_file_changes_nothing(settings: TokenSett
     assert verifier.verify(token("ES256")).name == "alice"
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)},
+        {**jwk("RS256", "pss"), "alg": "PS256"},
+        {"kty": "RSA", "kid": "broken", "alg": "RS256"},
+        {"kty": "AKP", "kid": "of tomorrow", "alg": "ML-DSA-65", "pub": "AAAA"},
+        {**jwk("RS256", "encrypts"), "use": "enc", "alg": "RSA-OAEP"},
+    ],
+)
+def test_keys_of_other_kinds_do_not_keep_ours_out(settings: TokenSettings, other: dict[str, Any]) -> None:
+    """Who signs changes its keys, and publishes one that we have no use for."""
+    verifier = TokenVerifier(settings)
+    assert settings.jwks_file is not None
+    settings.jwks_file.write_text(json.dumps({"keys": [other, jwk("ES256", "new")]}))
+    assert verifier.refresh()
+    assert verifier.verify(token("ES256", kid="new")).name == "alice"
+    settings.jwks_file.write_text(json.dumps({"keys": [other]}))
+    assert not verifier.refresh()
+
+
+@pytest.mark.parametrize("use", ["sig", "enc"])
+def test_a_private_key_is_refused_wherever_it_stands(settings: TokenSettings, use: str) -> None:
+    assert settings.jwks_file is not None
+    private = {**jwt.algorithms.ECAlgorithm.to_jwk(KEYS["ES256"], as_dict=True), "use": "sig"}
+    keys = [{**jwk("RS256", "first"), "use": use}, private]
+    settings.jwks_file.write_text(json.dumps({"keys": keys}))
+    with pytest.raises(ConfigError, match="not public"):
+        TokenVerifier(settings)
+
+
 def test_key_files_that_cannot_be_used_stop_a_start(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("short")
     (tmp_path / "private.json").write_text(
