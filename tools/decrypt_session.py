@@ -46,13 +46,23 @@ def _decrypt_recording(source: Path, vault: Vault, output: Path) -> None:
         raise VaultError(f"{source}: no encrypted file in it")
     if source.is_dir():
         output.mkdir(parents=True)
-    for path in sealed:
-        data = path.read_bytes()
+    damaged = [path.name for path in sealed if not _decrypt_file(path, vault, output, source.is_dir())]
+    if damaged:
+        raise VaultError(f"{', '.join(damaged)}: not read")
+
+
+def _decrypt_file(path: Path, vault: Vault, output: Path, into_folder: bool) -> bool:
+    """Whether it could be read: what is wrong with one file costs the others nothing."""
+    data, name = path.read_bytes(), path.name.removesuffix(SEALED)
+    try:
         content, ended = decrypt(vault.key(key_id_of(data)), data)
-        name = path.name.removesuffix(SEALED)
-        target = output / name if source.is_dir() else output
-        target.write_bytes(complete(content) if name.endswith(".flac") else content)
-        click.echo(f"{target}: {len(content)} bytes{'' if ended else ', cut off by a crash'}")
+    except (VaultError, ConfigError) as error:
+        click.echo(f"{path}: {error}", err=True)
+        return False
+    target = output / name if into_folder else output
+    target.write_bytes(complete(content) if name.endswith(".flac") else content)
+    click.echo(f"{target}: {len(content)} bytes{'' if ended else ', cut off by a crash'}")
+    return True
 
 
 if __name__ == "__main__":

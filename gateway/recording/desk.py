@@ -114,8 +114,7 @@ class Desk:
             await asyncio.to_thread(self._recorder.index.remove, entry)
         except (OSError, sqlite3.Error) as error:
             for_session(entry.session_id).error("the recording cannot be removed: {}", error)
-            text = "the recording cannot be removed; see the gateway's log"
-            raise DeskRefusal(503, "INTERNAL_ERROR", text) from None
+            raise _failed("the recording cannot be removed") from None
         for_session(entry.session_id).info("recording: removed for {}", principal.name)
 
     async def _find(self, principal: Principal, wish: Wish) -> Entry:
@@ -129,20 +128,19 @@ class Desk:
             entry = None  # what is no text
         except (OSError, sqlite3.Error) as error:
             logger.error("the index of recordings cannot be read: {}", error)
-            text = "recordings cannot be read; see the gateway's log"
-            raise DeskRefusal(503, "INTERNAL_ERROR", text) from None
+            raise _failed("recordings cannot be read") from None
         if entry is None:
             raise _nothing()
         return entry
 
     def _body(self, entry: Entry, wish: Wish) -> bytes:
-        """Raises `ValueError` where there is nothing of it."""
+        """Raises `ValueError` where there is nothing of it, `DeskRefusal` where it cannot be read."""
         part = "all" if wish.part == ANALYSIS else wish.part
         try:
             loaded = load(self._recorder.index, self._recorder.vault, entry, part)
         except (OSError, ConfigError, VaultError) as error:
             for_session(entry.session_id).error("the recording cannot be read: {}", error)
-            raise ValueError("cannot be read") from None
+            raise _failed("the recording cannot be read") from None
         if not loaded:
             raise ValueError("nothing")
         if wish.part == ANALYSIS:
@@ -166,6 +164,10 @@ def _choice(given: Mapping[str, str], name: str, allowed: tuple[str, ...], defau
 
 def _wrong(field: str, reason: str) -> DeskRefusal:
     return DeskRefusal(400, "INVALID_CONFIG", f"{field}: {reason}", field)
+
+
+def _failed(what: str) -> DeskRefusal:
+    return DeskRefusal(503, "INTERNAL_ERROR", f"{what}; see the gateway's log")
 
 
 def _nothing() -> DeskRefusal:

@@ -130,7 +130,10 @@ def decrypt_with_private(private: bytes, data: bytes) -> bytes:
         raise VaultError(f"encrypted with the key {key_id!r}, not for a caller")
     own = base64.urlsafe_b64decode(key_id.removeprefix(_TO_CALLER) + "=")
     shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(own))
-    return decrypt(MasterKey(key_id, shared), data)[0]
+    content, ended = decrypt(MasterKey(key_id, shared), data)
+    if not ended:
+        raise VaultError("its end is missing: it was not sent, or not kept, whole")
+    return content
 
 
 def decrypt(key: MasterKey, data: bytes) -> tuple[bytes, bool]:

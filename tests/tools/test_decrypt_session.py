@@ -60,6 +60,26 @@ def test_without_the_right_key_nothing_is_read(recording: Path, tmp_path: Path) 
     assert run(recording, "--keys", tmp_path / "keys", "--output", recording)[0] == 2
 
 
+def test_what_is_wrong_with_one_file_costs_the_others_nothing(recording: Path, tmp_path: Path) -> None:
+    damaged = recording / "input.flac.enc"
+    damaged.write_bytes(damaged.read_bytes()[:200] + b"changed" + damaged.read_bytes()[207:])
+    code, output = run(recording, "--keys", tmp_path / "keys", "--output", tmp_path / "out")
+    assert code == 1
+    assert f"{damaged}: wrong key, or the file was changed" in output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["timeline.jsonl"]
+
+
+@pytest.mark.parametrize("missing", [1, 30, 100])
+def test_a_file_for_a_caller_that_came_in_part_is_no_empty_one(tmp_path: Path, missing: int) -> None:
+    private = X25519PrivateKey.generate()
+    (tmp_path / "key").write_text(base64.b64encode(private.private_bytes_raw()).decode())
+    whole = encrypt_to(private.public_key().public_bytes_raw(), b"a zip" * 20)
+    (tmp_path / "call.bin").write_bytes(whole[:-missing])
+    code, output = run(tmp_path / "call.bin", "--private-key", tmp_path / "key", "--output", tmp_path / "call.zip")
+    assert (code, "its end is missing" in output) == (1, True)
+    assert not (tmp_path / "call.zip").exists()
+
+
 def test_a_file_for_a_caller_is_read_with_the_caller_s_key(tmp_path: Path) -> None:
     private = X25519PrivateKey.generate()
     (tmp_path / "key").write_text(base64.b64encode(private.private_bytes_raw()).decode())

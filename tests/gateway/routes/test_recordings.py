@@ -156,6 +156,19 @@ async def test_what_cannot_be_asked_is_refused_by_name(
     assert field in json.loads(body)["message"]
 
 
+async def test_what_is_damaged_is_not_said_to_be_unknown(service: Service) -> None:
+    """To its owner; to anybody else it is."""
+    await service.worker()
+    await talk(service, "a")
+    root = service.gateway.recorder.index.root
+    damaged = next(root.rglob("timeline.jsonl.enc"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    status, body = await get(service, "a", part="timeline")
+    assert (status, json.loads(body)["error_code"]) == (503, "INTERNAL_ERROR")
+    assert (await get(service, "a", part="output", format="wav"))[0] == 200
+    assert (await get(service, "a", make_key(service, "other"), part="timeline"))[0] == 404
+
+
 async def test_recording_follows_the_principal_before_the_configuration(service: Service) -> None:
     await service.worker()
     await talk(service, "not", make_key(service, "shy", record=False))
