@@ -16,6 +16,7 @@ import pytest
 import zmq
 from click.testing import CliRunner
 
+from gateway.tls import make_self_signed
 from shared.addresses import free_port
 from shared.config import LinkConfig
 from shared.curve import authenticator, make_pair
@@ -197,3 +198,27 @@ def test_disk_clock_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, found["serve.state_dir"]["level"], found["clock"]["level"]) == (1, "fault", "warning")
     monkeypatch.setattr(host.time, "time", lambda: 1e6)
     assert examine()[1]["clock"]["level"] == "fault"
+
+
+def test_files_of_keys_that_a_gateway_could_not_use(home: Path) -> None:
+    junk = home / "junk.json"
+    junk.write_bytes(b"\xe7 no keys")
+    code, found = examine(AUTH__MODE="keys", AUTH__KEYS_FILE="junk.json", GATEWAY__HOST="0.0.0.0")
+    assert (code, found["auth"]["level"]) == (1, "fault")
+    assert "junk.json: not a file of keys" in found["auth"]["text"]
+    make_pair(home, "gateway")
+    (home / "workers").mkdir()
+    (home / "workers" / "one.key").write_bytes(junk.read_bytes())
+    code, found = examine(LINK__SECRET_KEY_FILE="gateway.key_secret", LINK__ALLOWED_WORKERS_DIR="workers")
+    assert (code, found["link keys"]["level"]) == (0, "warning")
+    assert "one.key: no CURVE certificate" in found["link keys"]["text"]
+
+
+def test_a_certificate_and_the_key_of_another(home: Path) -> None:
+    for name in ("one", "two"):
+        make_self_signed(home / name, ["localhost"])
+    code, found = examine(GATEWAY__TLS_CERTIFICATE="one/tls.crt", GATEWAY__TLS_KEY="one/tls.key")
+    assert (code, found["TLS"]["level"]) == (0, "ok")
+    code, found = examine(GATEWAY__TLS_CERTIFICATE="one/tls.crt", GATEWAY__TLS_KEY="two/tls.key")
+    assert (code, found["TLS"]["level"]) == (1, "fault")
+    assert "two/tls.key" in found["TLS"]["text"]

@@ -113,7 +113,9 @@ def check_disk(config: Config) -> Iterator[Finding]:
         free_gb = shutil.disk_usage(there).free / 1e9
         if free_gb < max(_SPARE_DISK_GB, needed_gb - used_gb):
             wants = f", and it may grow to {needed_gb:g} GB" if needed_gb > _SPARE_DISK_GB else ""
-            advice = f"free some, or lower {'recording.max_gb' if key == 'recording.dir' else key}"
+            advice = f"free some, or name another folder in {key}"
+            if key == "recording.dir":
+                advice += ", or lower recording.max_gb"
             yield warning(key, f"{folder}/: {free_gb:.1f} GB are free{wants}", advice)
         else:
             yield ok(key, f"{folder}/ can be written, {free_gb:.0f} GB are free")

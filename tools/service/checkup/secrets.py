@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from shared.config import check_auth
-from shared.curve import PUBLIC_SUFFIX, check_allowed, check_plain, load_keys
+from shared.curve import PUBLIC_SUFFIX, check_allowed, check_plain, load_keys, read_public
 from shared.errors import ConfigError
 from shared.settings import Config
 from tools.service.checkup.finding import Finding, fault, ok, warning
@@ -31,6 +31,13 @@ def _check_callers(config: Config) -> Finding:
         check_auth(config)
     except ConfigError as error:
         return fault("auth", str(error), "fast-vc keys api NAME")
+    if find_spec("aiohttp") is not None:
+        from gateway.auth.door import Door
+
+        try:
+            Door(config.auth, is_private=config.gateway.is_private)
+        except ConfigError as error:
+            return fault("auth", str(error), "mend the file, or put it aside and make keys anew: fast-vc keys api NAME")
     auth = config.auth
     if auth.is_open:
         return warning("auth", "everybody may come in", "auth.mode: keys, unless something in front decides")
@@ -53,13 +60,27 @@ def _check_link(config: Config) -> Finding:
         if link.server_key_file is not None:
             load_keys(link, need_server=True)
             return ok("link keys", f"a worker's: {link.secret_key_file}")
-        allowed = sorted(path.stem for path in check_allowed(link).glob(f"*{PUBLIC_SUFFIX}"))
+        allowed, damaged = _may_join(check_allowed(link))
     except ConfigError as error:
         return fault("link keys", str(error), "fast-vc keys link NAME makes them (docs/deployment.md, Two hosts)")
+    if damaged:
+        return warning("link keys", "; ".join(damaged), "copy the worker's NAME.key there again, or remove it")
     if not allowed:
         advice = f"put each worker's NAME.key into {link.allowed_workers_dir}"
         return warning("link keys", "no worker may join", advice)
     return ok("link keys", f"a gateway's; {len(allowed)} workers may join: {', '.join(allowed[:8])}")
+
+
+def _may_join(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the workers whose certificates are in a folder, and what is wrong with the others."""
+    allowed, damaged = [], []
+    for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}")):
+        try:
+            read_public(path)
+            allowed.append(path.stem)
+        except ConfigError as error:
+            damaged.append(str(error))
+    return allowed, damaged
 
 
 def _check_tls(config: Config) -> Iterator[Finding]:
@@ -73,6 +94,14 @@ def _check_tls(config: Config) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield fault("TLS", f"{certificate}: {error}", "PEM files in gateway.tls_certificate and gateway.tls_key")
         return
+    if find_spec("aiohttp") is not None and config.gateway.tls_key is not None:
+        from gateway.tls import Certificates
+
+        try:
+            Certificates(certificate, config.gateway.tls_key)
+        except ConfigError as error:
+            yield fault("TLS", str(error), "the certificate and the key that was made with it, as PEM files")
+            return
     left = read.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     if left.days < _SOON_DAYS:
         said = f"{certificate} ends {read.not_valid_after_utc:%F}"
