@@ -6,10 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+_READ_FIRST_S = 0.02
+
 
 class SilenceWatch:
     """Made by the task that reads a caller: has what is held sent on when no sound comes for `hold_s`, and cancels the
     task when there was no sign of life at all for `idle_s`. Only time in which the task waits for its caller counts.
+
+    Nor does time in which this process was stopped or kept busy: before anything is done about a silence, what has come
+    meanwhile is read.
 
     It looks once in a while instead of being set again with every message: a caller sends fifty a second.
     """
@@ -28,7 +33,7 @@ class SilenceWatch:
         self._sounded = False  # the message that is worked on is sound
         self._holds = False  # sound that has not been sent on
         self._pausing: asyncio.Task[None] | None = None
-        self._handle = self._loop.call_later(min(idle_s, hold_s), self._look)
+        self._handle: asyncio.Handle = self._loop.call_later(min(idle_s, hold_s), self._look)
 
     def listen(self) -> None:
         """The task waits for its caller from now on."""
@@ -69,6 +74,20 @@ class SilenceWatch:
                 await self._pausing
 
     def _look(self) -> None:
+        now = self._loop.time()
+        pausing = self._holds and now >= self._sound_at + self._hold_s
+        if self.waiting and (pausing or now >= self._alive_at + self._idle_s):
+            self._handle = self._loop.call_later(_READ_FIRST_S, self._look_last, self._alive_at)
+        else:
+            self._judge(self._alive_at)
+
+    def _look_last(self, silent_since: float) -> None:
+        self._handle = self._loop.call_soon(self._judge, silent_since)  # who was woken by what has come goes first
+
+    def _judge(self, silent_since: float) -> None:
+        if self._alive_at != silent_since:
+            self._look()
+            return
         now = self._loop.time()
         left_s = self._alive_at + self._idle_s - now if self.waiting else self._idle_s
         if left_s <= 0:
