@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -166,17 +166,43 @@ def _profile_path(profile: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections that a file holds. Raises `ConfigError`."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of sections, not {type(content).__name__}")
     # A section with every line commented out says nothing.
     return {str(section): {} if values is None else values for section, values in content.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """A key that is given twice is an error: one of the two values would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        named = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for number, key in enumerate(named):
+            if any(key.value == earlier.value for earlier in named[:number]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """What `text` says. Raises `ConfigError` with the place of what is wrong, and nothing of the text: it may hold
+    secrets."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506: a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark
+        where = f" (line {at.line + 1}, column {at.column + 1})" if at else ""
+        raise ConfigError(f"not YAML: {error.problem}{where}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not YAML: {type(error).__name__}") from None
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, Any]]:
@@ -190,9 +216,9 @@ def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, Any]
                 f"{name}: no such setting; write {ENV_PREFIX}SECTION__KEY with a section of {_names(Config)}"
             )
         try:
-            yield name, section, key, yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"{name}: {text!r} is not YAML") from None
+            yield name, section, key, parse_yaml(text)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
 
 def _names(model: type[BaseModel]) -> str:
@@ -203,14 +229,33 @@ def _explain(item: Any, name: str, merged: _Merged) -> str:
     location = tuple(str(part) for part in item["loc"])
     where = f"{merged.source(location) if location else name}: {'.'.join(location) or 'configuration'}"
     if item["type"] == "extra_forbidden":
-        allowed = sorted((Config if len(location) == 1 else section_model(location[0])).model_fields)
+        allowed = sorted(_allowed(item["loc"]))
         close = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{where}: unknown key{hint}; allowed: {', '.join(allowed)}"
+        return f"{where}: unknown key{hint}" + (f"; allowed: {', '.join(allowed)}" if allowed else "")
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}"
-    given = "a value not shown here" if location[0] == "auth" else repr(item["input"])  # keys stay out of logs
+    secret = location[:1] == ("auth",) or "ice_servers" in location  # keys and credentials stay out of logs
+    given = "a value not shown here" if secret else repr(item["input"])
     return f"{where}: {item['msg']}, got {given}"
+
+
+def _allowed(location: Sequence[str | int]) -> Iterable[str]:
+    """Keys that may stand where `location` ends."""
+    model: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            model = next((found for found in _sections(annotation)), model)
+    return model.model_fields
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """Models that a field may hold, also as items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def section_model(section: str) -> type[Section]:

@@ -165,6 +165,50 @@ def test_an_error_does_not_show_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        'auth: {api_keys: ["s3cret"',
+        "auth:\n  api_keys: [s3cret]]\n",
+        "webrtc: {ice_servers: [{urls: ['turn:a'], credential: [s3cret]}]}",
+        "webrtc: {ice_servers: [{urls: [s3cret]}]}",
+        "webrtc: {ice_servers: s3cret}",
+    ],
+)
+def test_no_error_shows_secrets(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    section, value = re.match(r"(\w+): *(.*)", text, re.S).groups()  # type: ignore[union-attr]
+    name = "FASTVC_AUTH__API_KEYS" if section == "auth" else "FASTVC_WEBRTC__ICE_SERVERS"
+    inner = value.strip().removeprefix("{").partition(":")[2].removesuffix("}")
+    for given in ({"file": path, "environ": {}}, {"environ": {name: inner}}):
+        with pytest.raises(ConfigError, match=name if "file" not in given else "mine.yaml") as caught:
+            load(**given)  # type: ignore[arg-type]
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gateway:\n  port: 9000\n  host: 127.0.0.1\n  port: 9001\n", r"'port' is given twice \(line 4, column 3\)"),
+        ("gateway: {}\nlink: {}\ngateway: {}\n", r"'gateway' is given twice \(line 3, column 1\)"),
+        ("a: b: c", r"not YAML: .* \(line 1, column 5\)"),
+    ],
+)
+def test_what_is_wrong_in_a_file_has_a_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load(file=path, environ={})
+
+
+def test_keys_of_lists_are_explained_as_others_are() -> None:
+    with pytest.raises(ConfigError, match=r"prfile: unknown key \(did you mean 'profile'\?\); allowed: count, dev"):
+        load(environ={"FASTVC_SERVE__WORKERS": "[{prfile: prod}]"})
+    with pytest.raises(ConfigError, match=r"credental: unknown key .*; allowed: credential, urls, username"):
+        load(environ={"FASTVC_WEBRTC__ICE_SERVERS": "[{urls: ['turn:a'], credental: x}]"})
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("gateway: [1, 2]", "gateway"),
