@@ -38,7 +38,7 @@ from tools.fleet.fleet import Fleet, Outcome, Plan, Span, latency_of
 @click.option("--beat-s", type=FiniteRange(0.1, 60), default=1.0, help="Between heartbeats (0.5 in truth).")
 @click.option("--costs", "costs_name", default="nano-core", help=f"A device: {', '.join(costs.KNOWN)}, or a JSON file.")
 @click.option("--seed", type=int, default=0)
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     workers: int,
     gateways: int,
@@ -61,6 +61,11 @@ def main(
         device = costs.find(costs_name)
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--costs") from None
+    for option, at in (("--zone-lost-at", zone_lost_at), ("--upgrade-at", upgrade_at)):
+        if at is not None and not from_h <= at < from_h + hours:
+            raise click.BadParameter(
+                f"{at:g} is not among the hours {from_h:g} to {from_h + hours:g}", param_hint=option
+            )
     places = device.places * workers
     plan = Plan(
         workers,

@@ -112,6 +112,17 @@ def list_voices(folder: Path) -> list[Voice]:
     return [_voice(name, paths[name], described.get(name, {})) for name in order]
 
 
+def index_file(folder: Path | None, voice: str, model: str) -> Path:
+    """Where the index of a voice's content features lies: beside the recordings that were added."""
+    return (folder or OWN) / f"{voice}.{model}.index.safetensors"
+
+
+def index_files(folder: Path | None, voice: str) -> list[Path]:
+    """Those of a voice that are there, of any model."""
+    pattern = re.compile(re.escape(index_file(None, voice, "*").name).replace(r"\*", "[^.]+"))
+    return [path for path in (folder or OWN).glob("*") if pattern.fullmatch(path.name)]
+
+
 def load_voice(voice: Voice, max_prompt_s: float = 25.0, rate: int = INPUT_RATE) -> Wave:
     """The recording as float32 ``[n]`` in [-1, 1], mono at ``rate``, at most ``max_prompt_s`` seconds from where speech
     begins.

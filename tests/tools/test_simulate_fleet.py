@@ -107,3 +107,18 @@ def test_the_command_and_a_table_of_one_s_own(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["beyond"] == 0
     assert {"calls", "refusals", "gave_up", "p95_ms"} <= set(content["spans"][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--load", "nan"], "--load"),
+        (["--hours", "2", "--zone-lost-at", "3"], "--zone-lost-at: 3 is not among the hours 0 to 2"),
+        (["--from", "6", "--upgrade-at", "5"], "--upgrade-at: 5 is not among the hours 6 to 30"),
+        (["--json", "."], "--json"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said_at_once(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["--workers", "2", *options])
+    assert result.exit_code == 2
+    assert said in result.output

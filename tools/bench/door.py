@@ -200,7 +200,7 @@ def report(result: dict[str, Any]) -> str:
 @click.option("--calls", type=click.IntRange(1, 1000), default=20, show_default=True, help="Beside who guesses.")
 @click.option("--guesses", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="A minute.")
 @click.option("--seconds", type=FiniteRange(2, 600), default=15, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--guess", "guesser", nargs=3, hidden=True)
 def main(
     sessions: int,

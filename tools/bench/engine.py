@@ -46,7 +46,7 @@ GOAL = {"sessions": 200, "ratio": 10.0, "share": 0.5, "first_ms": 100.0}  # of t
 @click.option("--threads", type=click.IntRange(1, 256), default=1)
 @click.option("--quick", is_flag=True, help="Few steps and repeats.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A PNG of time and rate by batch size.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     models: tuple[str, ...],
     device: str | None,

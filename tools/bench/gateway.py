@@ -212,7 +212,7 @@ def report(result: dict[str, Any]) -> str:
 @click.option("--sessions", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cpu-sessions", type=click.IntRange(1, 1000), default=16, show_default=True)
 @click.option("--seconds", type=FiniteRange(2, 600), default=15, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--echo", "echo_port", type=int, hidden=True)
 def main(sessions: int, cpu_sessions: int, seconds: float, json_file: Path | None, echo_port: int | None) -> None:
     """Measure the gateway against bare codecs and a bare echo."""

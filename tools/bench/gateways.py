@@ -142,7 +142,7 @@ def table(rows: list[Row]) -> str:
 @click.option("--places", type=click.IntRange(1, 2000), default=16, show_default=True, help="Of the worker.")
 @click.option("--callers", type=click.IntRange(1, 4000), default=20, show_default=True)
 @click.option("--seconds", type=FiniteRange(2, 600), default=12, show_default=True, help="Of each call.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(processes: str, places: int, callers: int, seconds: float, json_file: Path | None) -> None:
     """Measure what 1, 2 and 4 gateway processes admit and cost, with Opus at 48 kHz both ways."""
     rows = []

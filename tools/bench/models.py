@@ -48,7 +48,7 @@ MODELS = ("nano", "tiny", "small", "base", "v2")
 @click.option("--guidance", type=FiniteRange(0, 10), default=0.7)
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3)
 @click.option("--threads", type=click.IntRange(1, 256), default=1)
-@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     models: tuple[str, ...],
     device: str,

@@ -122,7 +122,7 @@ def report(rows: list[Row]) -> str:
 @click.option("--rate-out", type=click.Choice(["16000", "24000", "48000"]), default="48000", show_default=True)
 @click.option("--loss", type=FiniteRange(0, 0.5), default=0.0, show_default=True, help="Instead: share of packets.")
 @click.option("--jitter-ms", type=FiniteRange(0, 500), default=100, show_default=True, help="With --loss.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     sessions: int, seconds: float, rounds: int, rate_out: str, loss: float, jitter_ms: float, json_file: Path | None
 ) -> None:

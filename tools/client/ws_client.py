@@ -105,7 +105,7 @@ _encoding = click.Choice(["PCM", "OPUS"], case_sensitive=False)
 @click.option("--real-time/--no-real-time", default=True, show_default=True)
 @click.option("--timeout", type=FiniteRange(0.1), default=60.0, show_default=True, help="Seconds without any answer.")
 @click.option("--keep-lead", is_flag=True, help="Keep the leading silence that a live listener hears.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="The statistics, as JSON.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="The statistics, as JSON.")
 @click.option("--reconnect", is_flag=True, help="Come back to the call when the connection is lost.")
 @click.option("--list-voices", "only_voices", is_flag=True)
 def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_file: Path | None, **given: Any) -> None:

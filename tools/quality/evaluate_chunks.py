@@ -69,7 +69,7 @@ class Distances:
 @click.option("--right-ms", default=240)
 @click.option("--block-ms", default=500)
 @click.option("--steps", default=10)
-@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     source: Path,
     voice: Path,

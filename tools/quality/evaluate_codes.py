@@ -48,7 +48,7 @@ class Agreement:
 @click.option("--block-ms", default=500)
 @click.option("--left-ms", default=2500)
 @click.option("--right-ms", default=240)
-@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     sources: tuple[Path, ...],
     checkpoints: Path,

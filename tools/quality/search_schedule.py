@@ -67,7 +67,7 @@ class Row:
 @click.option("--checkpoints", default=hub.DEFAULT_FOLDER, type=click.Path(path_type=Path))
 @click.option("--device", default="cpu")
 @click.option("--threads", type=click.IntRange(1, 256), default=1)
-@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     sources: tuple[Path, ...],
     reference: Path,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from shared.errors import ConfigError
 from shared.options import Group, load_options, profile_options
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def add(file: Path | None, profile: str | None, recording: Path, name: str | Non
 @click.argument("name")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def remove(file: Path | None, profile: str | None, name: str, yes: bool) -> None:
-    """Delete the recording of a voice that was added."""
+    """Delete the recording of a voice that was added, and what was learnt from it."""
     config = load_options(file, profile)
-    from worker.voices import OWN, recordings
+    from worker.voices import OWN, index_files, recordings
 
     folder = config.worker.voices_dir or OWN
     path = recordings(folder).get(name)
@@ -83,6 +84,8 @@ def remove(file: Path | None, profile: str | None, name: str, yes: bool) -> None
         _fail(f"no voice {name!r} was added to {folder}/; bundled ones stay")
     if not yes:
         click.confirm(f"Delete {path}?", abort=True)
+    for learnt in index_files(folder, name):  # it would speak for the next voice of this name
+        learnt.unlink()
     path.unlink()
     click.echo(f"{path}: deleted; the voice is offered until the workers' next start")
 
@@ -96,13 +99,15 @@ def index(file: Path | None, profile: str | None, name: str, recordings: tuple[P
     """Learn what the voice NAME says in RECORDINGS (without any: in its own), for sessions' `retrieval_rate`."""
     worker = load_options(file, profile).worker
     from worker.engines.diffusion.retrieval import write_index
+    from worker.main import check_device
     from worker.models.weights.checkpoints import CheckpointError
     from worker.recordings import SourceError
     from worker.voices import VoiceError
 
     try:
+        check_device(device or worker.device)
         path, count = write_index(worker, name, recordings, device or worker.device)
-    except (VoiceError, CheckpointError, SourceError, OSError) as error:
+    except (ConfigError, VoiceError, CheckpointError, SourceError, OSError) as error:
         _fail(str(error))
     click.echo(f"{path}: {count} features ({count / 50:.0f} s) for {worker.model}, from the workers' next start")
 

@@ -97,3 +97,22 @@ def test_a_name_is_taken_once(home: Path) -> None:
     assert (again.exit_code, "is there already (voices/bob.flac)" in again.stderr) == (1, True)
     bundled = run("remove", "june", "-y")
     assert (bundled.exit_code, "bundled ones stay" in bundled.stderr) == (1, True)
+
+
+def test_what_was_learnt_of_a_voice_goes_with_it(home: Path) -> None:
+    """Another voice of its name would otherwise speak with its features."""
+    assert run("add", ENGLISH, "--name", "own").exit_code == 0
+    assert run("add", ENGLISH, "--name", "own.too").exit_code == 0
+    names = ("own.nano", "own.tiny", "own.too.nano")
+    for name in names:
+        (home / "voices" / f"{name}.index.safetensors").write_bytes(b"")
+    assert run("remove", "own", "--yes").exit_code == 0
+    kept = sorted(path.name for path in (home / "voices").iterdir())
+    assert kept == ["own.too.flac", "own.too.nano.index.safetensors"]
+
+
+def test_a_device_for_an_index_that_is_not_there() -> None:
+    result = run("index", "june", "--device", "cuda:9")
+    assert result.exit_code == 1
+    assert result.output.startswith("fast-vc: ")
+    assert "cuda:9 is not there" in result.output

@@ -9,18 +9,19 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from shared.config import ROOT, WorkerConfig, load
 from tests.worker.engines.test_shift import read_pcm
 from tools.service.cli import main as fast_vc
 from worker.engine import OptionLimits, SessionOptions
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.retrieval import Index, IndexBank, index_file, load_index, make_index, means, save_index
+from worker.engines.diffusion.retrieval import Index, IndexBank, load_index, make_index, means, save_index
 from worker.factory import make_engine
 from worker.models.nano.networks import load_bundled
 from worker.recordings import Recording
 from worker.streaming.pool import StreamPool
-from worker.voices import VoiceError
+from worker.voices import VoiceError, index_file
 
 JUNE = ROOT / "worker/assets/voices/june.flac"
 
@@ -127,3 +128,7 @@ def test_what_cannot_be_indexed_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     broken.write_bytes(b"nonsense")
     with pytest.raises(VoiceError, match="is no index"):
         load_index(broken)
+    for other in (torch.float8_e4m3fn, torch.int64):  # of numbers that no index is written in
+        save_file({"features": torch.zeros(60, 4).to(other)}, broken, metadata={"encoder": "x"})
+        with pytest.raises(VoiceError, match="is no index"):
+            load_index(broken)

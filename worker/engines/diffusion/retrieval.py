@@ -26,7 +26,7 @@ from worker.geometry import INPUT_RATE, UNIT_SAMPLES
 from worker.models.catalogue import load_model
 from worker.models.networks import ContentFeatures
 from worker.recordings import Recording
-from worker.voices import OWN, Voice, VoiceError, offered_voices
+from worker.voices import Voice, VoiceError, index_file, offered_voices
 
 MODELS = ("nano", "tiny", "small", "base")  # whose content is features, not codes
 NEIGHBOURS = 4
@@ -117,11 +117,6 @@ def write_index(config: WorkerConfig, voice: str, files: Sequence[Path], device:
     return path, len(index.features)
 
 
-def index_file(folder: Path | None, voice: str, model: str) -> Path:
-    """Where the index of a voice lies: beside the recordings that were added."""
-    return (folder or OWN) / f"{voice}.{model}.index.safetensors"
-
-
 def save_index(index: Index, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -137,7 +132,8 @@ def load_index(path: Path) -> Index:
             encoder = (file.metadata() or {}).get("encoder", "")
     except (OSError, SafetensorError) as error:
         raise VoiceError(f"{path}: is no index of a voice ({error})") from None
-    if features.dim() != 2 or len(features) < NEIGHBOURS or not bool(features.isfinite().all()):
+    whole = features.dtype == torch.float16 and features.dim() == 2
+    if not whole or len(features) < NEIGHBOURS or not bool(features.isfinite().all()):
         raise VoiceError(f"{path}: is no index of a voice")
     return Index(features, encoder)
 
