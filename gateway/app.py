@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import socket as net
 import sys
 import time
@@ -55,6 +54,7 @@ from shared.config import Config, ConfigError, check_auth, default_model
 from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.state import GatewayState, StateReporter
+from shared.stopping import stopping_signals
 from shared.version import version
 
 _STATE_INTERVAL_S = 1.0
@@ -276,14 +276,14 @@ async def _serve(config: Config, number: int | None) -> None:
     gc.freeze()  # what is there now stays; later collections are short
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         loop.add_signal_handler(number, ended.set)
     await ended.wait()
     await gateway.stop()
 
 
 def run(config: Config, number: int | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the process's exit code; raises `ConfigError`."""
+    """Serve until a signal of `stopping_signals`. Returns the process's exit code; raises `ConfigError`."""
     configure("gateway" if number is None else f"gateway-{number}", config.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(_serve(config, number))

@@ -19,6 +19,7 @@ from shared.link import SWITCH_INTERVAL_S
 from shared.log import configure
 from shared.messages import PROTOCOL_VERSION, Hello, VoiceInfo
 from shared.state import StateReporter, WorkerState
+from shared.stopping import stopping_signals
 from worker.engine import Engine
 from worker.factory import make_engine, make_gate
 from worker.geometry import INPUT_RATE
@@ -67,8 +68,8 @@ class Worker:
 
     def run(self) -> int:
         """Serve until a signal; then until the last session has another worker or is over, or the grace is."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._on_signal())
+        for number in stopping_signals():
+            signal.signal(number, lambda number, _: self._on_signal(number))
         gc.collect()
         gc.freeze()  # torch's many objects stay out of later collections, which would pause every session
         self._link.start(self._scheduler)
@@ -86,7 +87,9 @@ class Worker:
         logger.info("gone")
         return 0
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP and self._signals:
+            return  # of a terminal it may come twice
         self._signals += 1
         if self._signals > 1:
             os._exit(1)
@@ -128,7 +131,7 @@ class Worker:
 
 
 def run(config: Config, gateways: list[str], device: str | None = None, worker_id: str | None = None) -> int:
-    """Serve `gateways` until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError`."""
+    """Serve `gateways` until a signal of `stopping_signals`. Returns the exit code; raises `ConfigError`."""
     worker_id = worker_id or f"{net.gethostname()}-{os.getpid()}"
     name = Path(worker_id).name  # it becomes a file's name
     configure(name if name.startswith("worker") else f"worker-{name}", config.log)

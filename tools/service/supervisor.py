@@ -26,6 +26,7 @@ from shared.config import Config, ConfigError
 from shared.options import CONFIG_EXIT, as_arguments
 from shared.settings import WorkerGroup
 from shared.state import ChildState, ServeState, StateReporter, read_states
+from shared.stopping import stopping_signals
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
@@ -105,8 +106,8 @@ class Supervisor:
         self._state = StateReporter(config.serve.state_dir)
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT. Returns the exit code: 2 if a child cannot start as configured, otherwise 0."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Until a signal of `stopping_signals`. Returns the exit code: 2 where a child cannot start as configured."""
+        for number in stopping_signals():
             signal.signal(number, self._on_signal)
         try:
             while not self._signals:
@@ -123,7 +124,8 @@ class Supervisor:
             self._end()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._signals += 1
+        if number != signal.SIGHUP or not self._signals:  # of a terminal it may come twice
+            self._signals += 1
 
     def _keep(self, child: Child) -> int | None:
         """Start a child whose time has come; note one that ended, and return its exit code."""

@@ -147,7 +147,7 @@ def test_a_configuration_that_cannot_work_ends_everything(start: Start) -> None:
     assert not running.state_file.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_gateway_first_and_then_the_workers(start: Start, number: signal.Signals) -> None:
     running = start(("worker", "worker-0", POLITE), ("gateway", "gateway", POLITE), ("worker", "worker-1", POLITE))
     until(lambda: running.text().count("runs") == 3)
