@@ -24,6 +24,8 @@ def config(file: Path | None, profile: str | None, task: str) -> None:
     """Show the configuration, secrets hidden, or check it without serving."""
     loaded = load_options(file, profile)
     if task == "check":
+        for group in loaded.serve.groups:
+            load_options(file, profile, worker_profile=group.profile)
         check(loaded)
         click.echo("the configuration can be used")
     else:

@@ -58,6 +58,7 @@ def test_a_check_says_that_it_can_be_used(home: Path) -> None:
     ("text", "said"),
     [
         ("gateway: {host: 0.0.0.0}", "auth.api_keys: gateway.host = 0.0.0.0 is reached by other machines"),
+        ("serve: {workers: [{profile: nobody}]}", "no profile 'nobody'"),
         ("link: {host: 0.0.0.0}", "link: 0.0.0.0 is not loopback and no CURVE keys are named"),
         ("link: {secret_key_file: none.key_secret}", "none.key_secret: no CURVE certificate"),
         ("link: {secret_key_file: gateway.key_secret}", "link.allowed_workers_dir: with CURVE keys, name the folder"),
