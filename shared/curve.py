@@ -17,7 +17,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
 from shared.addresses import is_loopback
-from shared.errors import ConfigError
+from shared.errors import ConfigError, of_key
 from shared.settings import LinkConfig
 
 PUBLIC_SUFFIX, SECRET_SUFFIX = ".key", ".key_secret"
@@ -40,7 +40,8 @@ def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
     """The keys that `config` names, or None for a plain link. Raises `LinkError` naming the file."""
     if config.secret_key_file is None:
         return None
-    public, secret = _read_certificate(config.secret_key_file)
+    with of_key("link.secret_key_file"):
+        public, secret = _read_certificate(config.secret_key_file)
     if secret is None:
         raise LinkError(f"link.secret_key_file: {config.secret_key_file} holds no secret key")
     if stat.S_IMODE(config.secret_key_file.stat().st_mode) & (stat.S_IWGRP | stat.S_IRWXO):
@@ -49,7 +50,8 @@ def load_keys(config: LinkConfig, *, need_server: bool) -> Keys | None:
         return Keys(public, secret)
     if config.server_key_file is None:
         raise LinkError("link.server_key_file: a worker needs the gateway's public key beside its own secret key")
-    return Keys(public, secret, _read_certificate(config.server_key_file)[0])
+    with of_key("link.server_key_file"):
+        return Keys(public, secret, read_public(config.server_key_file))
 
 
 def derive_secret(config: LinkConfig, purpose: str) -> bytes | None:

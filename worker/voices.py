@@ -100,7 +100,7 @@ def list_voices(folder: Path) -> list[Voice]:
     ``voices.yaml`` is malformed.
     """
     if not folder.is_dir():
-        raise VoiceError(f"voices folder {folder} does not exist")
+        raise VoiceError(f"worker.voices_dir: there is no folder {folder}")
     paths = recordings(folder)
     if not paths:
         raise VoiceError(f"no recordings ({', '.join(SUFFIXES)}) in {folder}")

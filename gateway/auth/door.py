@@ -13,6 +13,7 @@ from gateway.auth.ledger import Ledger, LimitReached, Ticket
 from gateway.auth.passes import Passes, looks_like_pass
 from gateway.auth.principal import ANYBODY, CALL, CredentialError, Principal
 from gateway.auth.tokens import TokenSettings, TokenVerifier
+from shared.errors import of_key
 from shared.settings import DEMO_KEY, AuthConfig
 
 WARN_BEFORE_S = 60.0  # of the end of what a credential allows
@@ -48,7 +49,8 @@ class Door:
         self.ledger = Ledger()
         self._static = StaticKeys(listed, config.api_keys_scopes) if config.takes_keys else None
         self._passes = passes if config.takes_keys and DEMO_KEY in listed else None
-        self._keys = KeyFile(config.keys_file) if config.takes_keys else None
+        with of_key("auth.keys_file"):
+            self._keys = KeyFile(config.keys_file) if config.takes_keys else None
         settings = TokenSettings(config.jwt_secret_file, config.jwks_file, config.jwt_audience, config.jwt_issuer)
         self._tokens = TokenVerifier(settings) if config.takes_tokens else None
         self._guessing = Guessing()

@@ -16,7 +16,7 @@ from loguru import logger
 
 from gateway.auth.principal import CredentialError, Limits, Principal, read_scopes
 from gateway.stamps import Stamp, stamp
-from shared.errors import ConfigError
+from shared.errors import ConfigError, of_key
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 MAX_TOKEN_CHARS = 8192
@@ -117,11 +117,13 @@ class TokenVerifier:
         secret: bytes | None = None
         public: tuple[jwt.PyJWK, ...] = ()
         if (path := self._settings.secret_file) is not None:
-            secret = _bytes(path).strip()
-            if len(secret) < _MIN_SECRET_BYTES:
-                raise ConfigError(f"{path}: a secret of HS256 has at least {_MIN_SECRET_BYTES} bytes")
+            with of_key("auth.jwt_secret_file"):
+                secret = _bytes(path).strip()
+                if len(secret) < _MIN_SECRET_BYTES:
+                    raise ConfigError(f"{path}: a secret of HS256 has at least {_MIN_SECRET_BYTES} bytes")
         if (path := self._settings.jwks_file) is not None:
-            public = _read_jwks(path)
+            with of_key("auth.jwks_file"):
+                public = _read_jwks(path)
         if secret is None and not public:
             raise ConfigError("auth.jwt_secret_file, auth.jwks_file: tokens need one of them")
         return _Keys(secret, public)

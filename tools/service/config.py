@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from shared.config import check_auth
 from shared.curve import check_allowed, check_plain, load_keys
+from shared.errors import ConfigError
 from shared.options import Command, load_options, profile_options
 from shared.settings import DEMO_KEY, Config
 
@@ -38,6 +40,12 @@ def check(config: Config) -> None:
     check_plain(config.link.host, config.link)
     if load_keys(config.link, need_server=False) is not None:
         check_allowed(config.link)
+    if config.worker.voices_dir is not None and not config.worker.voices_dir.is_dir():
+        raise ConfigError(f"worker.voices_dir: there is no folder {config.worker.voices_dir}")
+    if find_spec("aiohttp") is not None:  # a worker's host has no gateway
+        from gateway.preflight import check_files
+
+        check_files(config)
 
 
 def shown(config: Config) -> dict[str, Any]:

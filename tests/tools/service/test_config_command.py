@@ -60,17 +60,24 @@ def test_a_check_says_that_it_can_be_used(home: Path) -> None:
         ("gateway: {host: 0.0.0.0}", "auth.api_keys: gateway.host = 0.0.0.0 is reached by other machines"),
         ("serve: {workers: [{profile: nobody}]}", "no profile 'nobody'"),
         ("link: {host: 0.0.0.0}", "link: 0.0.0.0 is not loopback and no CURVE keys are named"),
-        ("link: {secret_key_file: none.key_secret}", "none.key_secret: no CURVE certificate"),
+        ("link: {secret_key_file: none.key_secret}", "link.secret_key_file: none.key_secret: no CURVE certificate"),
         ("link: {secret_key_file: gateway.key_secret}", "link.allowed_workers_dir: with CURVE keys, name the folder"),
         (
             "link: {secret_key_file: gateway.key_secret, allowed_workers_dir: nowhere}",
             "link.allowed_workers_dir: nowhere is not a folder",
         ),
         ("gateway: {prot: 1}", "mine.yaml: gateway.prot: unknown key"),
+        ("auth: {keys_file: workers}", "auth.keys_file: workers: Is a directory"),
+        ("auth: {mode: jwt, jwt_secret_file: nope}", "auth.jwt_secret_file: nope: No such file"),
+        ("auth: {mode: both, jwks_file: mine.yaml}", "auth.jwks_file: mine.yaml: not a JWKS file"),
+        ("gateway: {tls_certificate: a.pem, tls_key: b.pem}", "gateway.tls_certificate, tls_key: a.pem, b.pem: "),
+        ("gateway: {trusted_proxies: [10.0.0.0/99]}", "gateway.trusted_proxies: "),
+        ("worker: {voices_dir: nowhere}", "worker.voices_dir: there is no folder nowhere"),
     ],
 )
 def test_a_check_finds_what_a_start_would_refuse(home: Path, text: str, said: str) -> None:
     make_pair(home, "gateway")
+    (home / "workers").mkdir()
     (home / "mine.yaml").write_text(text)
     result = run("--check", "-c", "mine.yaml")
     assert result.exit_code == 2
