@@ -79,6 +79,7 @@ async function feed(connection, input, onProgress, signal) {
   for (let at = 0; at < input.length; at += step) {
     while (connection.sentMs - heardMs() > MAX_AHEAD_MS || connection.unsentMs > MAX_AHEAD_MS / 2) {
       if (signal?.aborted) throw new FastVCError("ABORTED", "stopped");
+      if (connection.over) throw new FastVCError("CONNECTION", "the service ended the session"); // it stops: no answer is to come
       await Promise.race([connection.closed, new Promise((resolve) => setTimeout(resolve, 20))]);
     }
     connection.send(input.subarray(at, at + step));
