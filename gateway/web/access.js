@@ -1,6 +1,8 @@
 // Who the visitor is to the service: on this machine, with the demo configuration, a token of minutes that the gateway gives;
 // elsewhere a key or token that was typed, kept for the tab.
 
+import { request } from "./service.js";
+
 const SAVED = "fast-vc-key";
 const AHEAD_S = 60; // before a token ends another one is asked for
 
@@ -8,7 +10,7 @@ let given = null; // {required, token, expires_in_s}
 let until = 0;
 
 async function ask() {
-  given = await (await fetch(new URL("token", import.meta.url))).json();
+  given = await (await request(new URL("token", import.meta.url))).json();
   until = performance.now() / 1000 + (given.expires_in_s ?? Infinity) - AHEAD_S;
 }
 

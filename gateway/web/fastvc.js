@@ -13,10 +13,10 @@ import { FastVCError } from "./line.js";
 import { toFloat, toInt } from "./pcm.js";
 import { Resampler } from "./resampler.js";
 import { RtcCall } from "./rtc-call.js";
-import { addresses, RATE_IN, RATE_OUT, refusal, sessionConfig, valueOf } from "./service.js";
+import { addresses, RATE_IN, RATE_OUT, refusal, request, sessionConfig, valueOf } from "./service.js";
 import { SocketCall } from "./socket-call.js";
 
-export { FastVCError, LiveCall, RATE_IN, RATE_OUT, refusal };
+export { FastVCError, LiveCall, RATE_IN, RATE_OUT, refusal, request };
 
 const MAX_AHEAD_MS = 4000; // of a recording that is not answered yet
 
@@ -24,7 +24,7 @@ const MAX_AHEAD_MS = 4000; // of a recording that is not answered yet
 export async function listVoices(url, apiKey = "") {
   const credential = await valueOf(apiKey);
   const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
-  const answer = await fetch(new URL("voices", addresses(url).http), { headers });
+  const answer = await request(new URL("voices", addresses(url).http), { headers });
   if (!answer.ok) throw await refusal(answer);
   return answer.json();
 }

@@ -1,7 +1,7 @@
 // A voice of one's own: a recording that is chosen, or a line that is read into the microphone; heard, named, and used at once.
 
 import { access } from "./access.js";
-import { refusal } from "./fastvc.js";
+import { refusal, request } from "./fastvc.js";
 import { deviceSettings } from "./options.js";
 import { decode, el, texts } from "./page.js";
 import { joined, present, wav } from "./recording.js";
@@ -69,7 +69,7 @@ async function add(event) {
   el("own-add").disabled = true;
   say("");
   try {
-    const answer = await fetch(`voices?name=${encodeURIComponent(name)}`, {
+    const answer = await request(`voices?name=${encodeURIComponent(name)}`, {
       method: "POST",
       headers: { ...(await access.headers()), "Content-Type": "audio/wav" },
       body: wav(clip.samples, clip.rate),

@@ -1,7 +1,7 @@
 // A line over WebRTC, made in the manner of WHIP: text messages on a data channel, sound as tracks of the browser's own.
 
 import { FastVCError, Line } from "./line.js";
-import { addresses, refusal } from "./service.js";
+import { addresses, refusal, request } from "./service.js";
 
 const AWAY_MS = 3000; // without the other side the connection counts as lost
 const CONNECT_MS = 10000;
@@ -10,7 +10,7 @@ const LINK = /<([^>]+)>((?:\s*;[^,]*)*)/g;
 // Whether the gateway has it; throws what it says otherwise. Resolves with its ICE servers, as RTCPeerConnection wants them.
 export async function webrtcServers(url, credential) {
   const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
-  const answer = await fetch(new URL("webrtc", addresses(url).http), { method: "OPTIONS", headers });
+  const answer = await request(new URL("webrtc", addresses(url).http), { method: "OPTIONS", headers });
   if (!answer.ok) throw await refusal(answer);
   if (!answer.headers.has("Accept-Post")) throw new FastVCError("NO_WEBRTC", "this gateway has no WebRTC");
   return [...(answer.headers.get("Link") ?? "").matchAll(LINK)].map(([, urls, words]) => {
@@ -43,7 +43,7 @@ export class RtcLine extends Line {
     await this.pc.setLocalDescription();
     const headers = { "Content-Type": "application/sdp", ...(credential ? { Authorization: `Bearer ${credential}` } : {}) };
     const address = new URL("webrtc", addresses(url).http);
-    const answer = await fetch(address, { method: "POST", headers, body: this.pc.localDescription.sdp });
+    const answer = await request(address, { method: "POST", headers, body: this.pc.localDescription.sdp });
     if (!answer.ok) throw await refusal(answer);
     await this.pc.setRemoteDescription({ type: "answer", sdp: await answer.text() });
     const waiting = setTimeout(() => this.fail(lost()), CONNECT_MS);

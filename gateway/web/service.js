@@ -13,6 +13,15 @@ export function addresses(url = new URL("..", import.meta.url).href) {
   return { socket: new URL("ws", base).href.replace(/^http/, "ws"), http: base };
 }
 
+// fetch, of which a gateway that cannot be reached is an error like others.
+export async function request(address, init) {
+  try {
+    return await fetch(address, init);
+  } catch (error) {
+    throw new FastVCError("CONNECTION", `${new URL(address, globalThis.location?.href).pathname} cannot be reached (${error.message})`);
+  }
+}
+
 // What the gateway says in place of an answer over HTTP.
 export async function refusal(answer) {
   const { error_code: code, message, details } = await answer.json().catch(() => ({}));

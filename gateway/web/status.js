@@ -1,7 +1,7 @@
 // The operators' view: asks every two seconds, shows what has happened in the last half minute.
 
 import { access } from "./access.js";
-import { refusal } from "./fastvc.js";
+import { refusal, request } from "./fastvc.js";
 import { plotLine } from "./figures.js";
 import { complain, el, keep, settings, tell, texts, translate } from "./page.js";
 import { quantile, since, sum, workersOf } from "./rates.js";
@@ -14,7 +14,7 @@ let looks = []; // {at, gateways} of the latest WINDOW_MS
 const plots = { sessions: [], p95: [] };
 
 async function ask() {
-  const answer = await fetch("tools/status", { headers: await access.headers() });
+  const answer = await request("tools/status", { headers: await access.headers() });
   const refused = answer.status === 401 || answer.status === 403;
   el("key-row").hidden = !refused && !access.typed;
   if (answer.ok) return (await answer.json()).gateways;

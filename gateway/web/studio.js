@@ -2,7 +2,7 @@
 
 import { access } from "./access.js";
 import { Advice } from "./advice.js";
-import { RATE_IN, RATE_OUT, startCall } from "./fastvc.js";
+import { RATE_IN, RATE_OUT, request, startCall } from "./fastvc.js";
 import { showAdvice, showEcho, showLatency, showMeasure } from "./figures.js";
 import { wireFiles } from "./files.js";
 import { callSettings, chosen, deviceSettings, limitsOf, restore, setOption, showDevices, showLimits, showTransports } from "./options.js";
@@ -154,7 +154,7 @@ async function load() {
     enter("loading", texts().no_worker);
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
   }
-  const { models } = await (await fetch("models")).json();
+  const { models } = await (await request("models")).json();
   showLimits(models[0]?.options);
   await showTransports();
   showOwnVoice(models[0]?.reference_ms > 0);

@@ -1,7 +1,7 @@
 // Voices as cards: to choose, to hear, and, if they are one's own, to remove.
 
 import { access } from "./access.js";
-import { convert, listVoices, RATE_OUT, refusal } from "./fastvc.js";
+import { convert, listVoices, RATE_OUT, refusal, request } from "./fastvc.js";
 import { callSettings } from "./options.js";
 import { button, complain, decode, el, keep, settings, texts } from "./page.js";
 import { present } from "./recording.js";
@@ -59,7 +59,7 @@ function labelled(text, name) {
 async function preview(voice, after, listen) {
   listen.disabled = true;
   try {
-    const spoken = await decode(await (await fetch("web/sample.flac")).arrayBuffer());
+    const spoken = await decode(await (await request("web/sample.flac")).arrayBuffer());
     const { samples, sampleRate } = await convert(spoken, { ...callSettings(), voice, sampleRate: RATE_OUT });
     const made = present(`${voice}.wav`, samples, sampleRate, { title: voice, download: texts().download });
     after.after(made);
@@ -71,7 +71,11 @@ async function preview(voice, after, listen) {
 }
 
 async function removeVoice(name) {
-  const answer = await fetch(`voices/${encodeURIComponent(name)}`, { method: "DELETE", headers: await access.headers() });
-  if (!answer.ok) complain(await refusal(answer));
-  await loadVoices();
+  try {
+    const answer = await request(`voices/${encodeURIComponent(name)}`, { method: "DELETE", headers: await access.headers() });
+    if (!answer.ok) complain(await refusal(answer));
+    await loadVoices();
+  } catch (error) {
+    complain(error);
+  }
 }

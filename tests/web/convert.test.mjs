@@ -1,4 +1,4 @@
-// A recording that goes through a service which stops in the middle.
+// A gateway that stops in the middle, and one that is not there.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -23,7 +23,8 @@ class FakeSocket {
   }
 }
 globalThis.WebSocket = FakeSocket;
-const { convert } = await import("../../gateway/web/fastvc.js");
+const { convert, listVoices } = await import("../../gateway/web/fastvc.js");
+const { webrtcServers } = await import("../../gateway/web/rtc-line.js");
 
 test("a session that completes before the recording was sent is an error, not a page that hangs", async () => {
   const made = convert(new Float32Array(20 * 16000), { url: "http://here/", sampleRate: 16000 });
@@ -33,4 +34,10 @@ test("a session that completes before the recording was sent is an error, not a 
   await new Promise((resolve) => setTimeout(resolve, 50)); // as far ahead as it goes
   FakeSocket.latest.say({ type: "complete", stats: {} });
   await assert.rejects(made, { code: "CONNECTION" });
+});
+
+test("a gateway that cannot be reached is an error of the client's own", async (t) => {
+  t.mock.method(globalThis, "fetch", () => Promise.reject(new TypeError("Failed to fetch")));
+  await assert.rejects(listVoices("http://here/"), { name: "FastVCError", code: "CONNECTION" });
+  await assert.rejects(webrtcServers("http://here/"), { name: "FastVCError", code: "CONNECTION" }); // which is tried again
 });
