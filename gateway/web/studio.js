@@ -79,7 +79,7 @@ function advise() {
 }
 
 function follow({ state, error }) {
-  if (state === "ready") enter("live", texts().speak);
+  if (state === "ready") enter("live", told());
   if (state === "reconnecting") enter("reconnecting", texts().reconnecting, true);
   if (state === "ended" && document.body.dataset.state !== "stopping") over({ error });
 }
