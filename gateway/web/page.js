@@ -5,12 +5,21 @@ import { explain, languages } from "./texts.js";
 
 const SAVED = "fast-vc-studio"; // settings outlive the tab
 
+// What was kept; nothing where that cannot be read, or the browser keeps nothing.
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem(SAVED) ?? "{}");
+  } catch {
+    return {};
+  }
+}
+
 export const el = (id) => document.getElementById(id);
 
 export const settings = {
   voice: null,
   language: navigator.language.startsWith("zh") ? "zh" : "en",
-  ...JSON.parse(localStorage.getItem(SAVED) ?? "{}"),
+  ...kept(),
 };
 
 export const keep = () => localStorage.setItem(SAVED, JSON.stringify(settings));
