@@ -89,7 +89,8 @@ async function stop() {
   over(await live.call.stop());
 }
 
-function over({ error }) {
+function over({ error: why }) {
+  const error = why?.code === "ABORTED" ? undefined : why; // the page hung up by itself
   live.call = null;
   el("mute").setAttribute("aria-pressed", false);
   monitor(false);
@@ -144,6 +145,7 @@ function wire() {
   el("toggle").onkeyup = (event) => event.code === "Space" && live.call && event.preventDefault();
   el("key").value = access.typed;
   el("key").onchange = () => ((access.typed = el("key").value), loadVoices().catch(complain));
+  addEventListener("pagehide", () => live.call?.close()); // hangs up: a line that only breaks keeps its place, to be come back to
   wireFiles();
   wireOwnVoice();
 }

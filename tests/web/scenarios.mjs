@@ -235,3 +235,30 @@ export async function stranger(visit) {
   await stateIs(page, "idle");
   return { asked, told, kept: await page.$eval("#key", (field) => field.value), stored: await page.evaluate(() => JSON.stringify(localStorage)) };
 }
+
+// Left in the middle of a call, by a link and by a reload: it is over, and the next begins at once. Who is muted when the line breaks
+// stays so and is told; settings that cannot be read are none.
+export async function leave(visit) {
+  const { page, url, line } = visit;
+  await begin(visit);
+  await page.goto(`${url}status`);
+  await page.goBack();
+  await stateIs(page, "idle");
+  const told = await page.$eval("#status", (element) => element.textContent);
+  await begin(visit);
+  await page.reload();
+  await stateIs(page, "idle");
+  await page.click("#toggle");
+  await page.waitForSelector('body[data-state="live"], #status.wrong');
+  const again = await page.$eval("#status", (element) => element.textContent);
+  await page.click("#mute");
+  line.cut();
+  await stateIs(page, "reconnecting");
+  await stateIs(page, "live");
+  const muted = await page.$eval("#status", (element) => element.textContent);
+  await end(visit);
+  await page.evaluate(() => localStorage.setItem("fast-vc-studio", "{no JSON"));
+  await page.reload();
+  await stateIs(page, "idle");
+  return { told, again, muted };
+}

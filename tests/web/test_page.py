@@ -203,3 +203,13 @@ def test_a_stranger_is_asked_for_a_key_and_told_when_it_is_wrong(chromium: Visit
     assert "operator" in seen["told"]  # and what to do
     assert seen["kept"] == "a-key-of-ones-own"  # for the tab, and
     assert "a-key-of-ones-own" not in seen["stored"]  # no longer
+
+
+@everything
+def test_a_page_that_is_left_in_the_middle_of_a_call_hangs_up(chromium: Visitor, diffusing: Serve) -> None:
+    """Some 15 s: four calls. There is one place."""
+    seen = chromium(diffusing.port, "leave").seen
+    assert all("WebSocket" in fault for fault in seen["faults"])  # the line that is cut
+    assert seen["told"] in ("Ended.", "")  # from the browser's cache, or loaded anew
+    assert seen["again"] == "Speak."
+    assert seen["muted"] == "Muted: silence is sent."
