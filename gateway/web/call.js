@@ -59,7 +59,7 @@ export class LiveCall extends EventTarget {
 
   async open() {
     this.audio = new AudioContext({ latencyHint: "interactive" });
-    const modules = ["microphone.worklet.js", ...this.worklets].map((name) => this.audio.audioWorklet.addModule(here(name)));
+    const modules = ["microphone.worklet.js", ...this.worklets].map((name) => this.#load(name));
     await Promise.all([...modules, openMicrophone(this.settings.input).then((stream) => (this.microphone = stream))]);
     if (this.audio.state === "suspended") await this.audio.resume();
     this.source = this.audio.createMediaStreamSource(this.microphone);
@@ -72,6 +72,12 @@ export class LiveCall extends EventTarget {
     ({ out: this.out, speaker: this.speaker } = await openOutput(this.audio, this.settings.outputId));
     this.source.connect(this.monitor).connect(this.out);
     await this.#connect();
+  }
+
+  async #load(name) {
+    await this.audio.audioWorklet.addModule(here(name)).catch(({ message }) => {
+      throw new FastVCError("CONNECTION", message);
+    });
   }
 
   // What a node gives is handed on, 20 ms at a time, as Float32Array at `rate`.
