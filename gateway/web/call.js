@@ -51,7 +51,7 @@ export class LiveCall extends EventTarget {
     super();
     this.settings = { reconnect: true, ...settings };
     this.sessionId = settings.sessionId ?? crypto.randomUUID?.() ?? `page-${Date.now()}-${Math.floor(Math.random() * 1e9)}`;
-    this.isMuted = this.isLive = this.ending = false;
+    this.isMuted = this.isLive = this.ending = this.told = false;
     this.cushionMs = null; // how long sound waits to be played
     this.inputLevel = new Level();
     this.retries = 0;
@@ -62,6 +62,7 @@ export class LiveCall extends EventTarget {
     const modules = ["microphone.worklet.js", ...this.worklets].map((name) => this.#load(name));
     await Promise.all([...modules, openMicrophone(this.settings.input).then((stream) => (this.microphone = stream))]);
     if (this.audio.state === "suspended") await this.audio.resume();
+    for (const track of this.microphone.getAudioTracks()) track.addEventListener("ended", () => this.#withoutMicrophone());
     this.source = this.audio.createMediaStreamSource(this.microphone);
     this.tap(this.source, RATE_IN, (heard) => {
       if (this.isMuted) heard.fill(0);
@@ -177,6 +178,13 @@ export class LiveCall extends EventTarget {
     if (this.audio && this.audio.state !== "closed") await this.audio.close();
   }
 
+  #withoutMicrophone() {
+    if (this.ending) return;
+    this.told = true; // the line's own end is nothing more to say
+    this.close();
+    this.emit("state", { state: "ended", error: new FastVCError("MICROPHONE", "it has ended") });
+  }
+
   #releaseMicrophone() {
     this.microphone?.getTracks().forEach((track) => track.stop());
   }
@@ -189,6 +197,7 @@ export class LiveCall extends EventTarget {
 
   #lost(error) {
     this.isLive = false;
+    if (this.told) return;
     if (this.ending) return this.emit("state", { state: "ended", error });
     if (knowsNoWay(error)) this.forget(); // it was away for too long: a call without a past
     else if (!this.settings.reconnect || !RETRIED.has(error.code) || this.retries >= RETRY_AFTER_MS.length) {

@@ -10,7 +10,7 @@ import { complain, el, tell, texts, translate } from "./page.js";
 import { showOwnVoice, wireOwnVoice } from "./own-voice.js";
 import { joined, present } from "./recording.js";
 import { loadVoices, showVoices } from "./voices.js";
-import { explain } from "./texts.js";
+import { explain, lacksVoice } from "./texts.js";
 
 const MAX_RECORDED_S = 1800;
 const LOOK_AGAIN_MS = 3000; // for a worker
@@ -51,6 +51,7 @@ async function start() {
   try {
     live.call = await startCall({ ...callSettings(), ...deviceSettings() });
   } catch (error) {
+    if (lacksVoice(error)) await loadVoices().catch(() => {}); // somebody removed it
     return enter("idle", explain(texts(), error), true);
   }
   live.call.addEventListener("measure", ({ detail }) => showMeasure((live.measure = detail), live));

@@ -40,6 +40,10 @@ const EN = {
     NotAllowedError: "Allow the microphone in the browser's address bar, then start again.", NotFoundError: "No microphone is there: connect one, then start again.",
     ADMIN: "Operators alone may look: type a key with the scope admin (fast-vc keys api NAME --scope admin).",
     OverconstrainedError: "The chosen microphone is gone: choose another one in the settings.",
+    NotReadableError: "Another program holds the microphone: close it, or choose another microphone.",
+    MICROPHONE: "The microphone is gone: connect it, or choose another one, then start again.",
+    VOICE: "This voice is no longer there: choose another one.", INTERNAL_ERROR: "Something is wrong with the service: its operator finds why in its log.",
+    INVALID_AUDIO: "The service cannot read the sound that came: start again.",
     NO_WEBRTC: "WebRTC does not come through here: take the tick from it in the settings, then start again.",
     EncodingError: "This file is no recording that the browser can read: try WAV, FLAC or MP3.",
   },
@@ -80,14 +84,18 @@ const ZH = {
     INVALID_CONFIG: "某项设置被拒绝：请清空或换一个值。", WORKER_LOST: "工作进程已断开：请稍后重新开始。", TIMEOUT: "太久没有声音：请重新开始。",
     NotAllowedError: "请在地址栏允许使用麦克风，然后重新开始。", NotFoundError: "没有找到麦克风：请连接后重新开始。",
     ADMIN: "仅限管理员：请输入带 admin 权限的密钥（fast-vc keys api NAME --scope admin）。",
-    OverconstrainedError: "所选麦克风已不在：请在设置中另选一个。", NO_WEBRTC: "此处无法使用 WebRTC：请在设置中取消勾选，然后重新开始。",
+    OverconstrainedError: "所选麦克风已不在：请在设置中另选一个。", NotReadableError: "麦克风被其他程序占用：请关闭该程序，或另选麦克风。",
+    MICROPHONE: "麦克风已断开：请重新连接或另选一个，然后重新开始。", VOICE: "该音色已不存在：请另选一个。",
+    INTERNAL_ERROR: "服务出错：请联系管理员查看日志。", INVALID_AUDIO: "服务无法识别收到的声音：请重新开始。", NO_WEBRTC: "此处无法使用 WebRTC：请在设置中取消勾选，然后重新开始。",
     EncodingError: "浏览器无法读取该文件：请用 WAV、FLAC 或 MP3。",
   },
 };
 
 export const languages = { en: EN, zh: ZH };
 
+export const lacksVoice = ({ code, details }) => code === "INVALID_CONFIG" && details?.fields?.includes("voice");
+
 export const explain = (texts, error) => {
-  const code = error.code && typeof error.code === "string" ? error.code : error.name;
+  const code = lacksVoice(error) ? "VOICE" : error.code && typeof error.code === "string" ? error.code : error.name;
   return `${texts.errors[code] ?? ""} (${code}: ${error.message})`.trim();
 };

@@ -237,7 +237,8 @@ export async function stranger(visit) {
 }
 
 // Left in the middle of a call, by a link and by a reload: it is over, and the next begins at once. Who is muted when the line breaks
-// stays so and is told; settings that cannot be read are none.
+// stays so and is told; settings that cannot be read are none. A microphone that is unplugged ends the call, and a voice that somebody
+// removed is no longer offered.
 export async function leave(visit) {
   const { page, url, line } = visit;
   await begin(visit);
@@ -260,5 +261,21 @@ export async function leave(visit) {
   await page.evaluate(() => localStorage.setItem("fast-vc-studio", "{no JSON"));
   await page.reload();
   await stateIs(page, "idle");
-  return { told, again, muted };
+  const status = () => page.$eval("#status", (element) => element.textContent);
+  await page.evaluateOnNewDocument(() => {
+    const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => (window.microphone = await open(wanted));
+  });
+  await begin(visit);
+  await page.evaluate(() => window.microphone.getAudioTracks()[0].dispatchEvent(new Event("ended")));
+  await stateIs(page, "idle");
+  const unplugged = await status();
+  await page.evaluate(async () => ((await import(new URL("page.js", document.querySelector("script[type=module]").src))).settings.voice = "nobody"));
+  await page.click("#toggle");
+  await page.waitForSelector("#status.wrong");
+  await page.waitForFunction(() => document.body.dataset.state === "idle" && document.querySelector('.voice [aria-pressed="true"]'));
+  const nobody = await status();
+  await begin(visit);
+  await end(visit);
+  return { told, again, muted, unplugged, nobody };
 }

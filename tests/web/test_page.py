@@ -207,9 +207,11 @@ def test_a_stranger_is_asked_for_a_key_and_told_when_it_is_wrong(chromium: Visit
 
 @everything
 def test_a_page_that_is_left_in_the_middle_of_a_call_hangs_up(chromium: Visitor, diffusing: Serve) -> None:
-    """Some 15 s: four calls. There is one place."""
+    """Some 20 s: six calls. There is one place."""
     seen = chromium(diffusing.port, "leave").seen
     assert all("WebSocket" in fault for fault in seen["faults"])  # the line that is cut
     assert seen["told"] in ("Ended.", "")  # from the browser's cache, or loaded anew
     assert seen["again"] == "Speak."
     assert seen["muted"] == "Muted: silence is sent."
+    assert "MICROPHONE" in seen["unplugged"]
+    assert "no longer there" in seen["nobody"]
