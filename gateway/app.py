@@ -135,7 +135,7 @@ class Gateway:
             self.returns,
         )
         upgrades = WebSocketUpgrades(gateway, self.calls, self.door, origins)
-        app = web.Application(middlewares=[refusals(self.metrics.refused_request), addresses])
+        app = web.Application(middlewares=[refusals(self.metrics.refused_request, origins), addresses])
         self._siblings: Siblings | None = None
         if self._number is not None:
             self._siblings = Siblings(

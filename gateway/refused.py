@@ -16,13 +16,14 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.auth.requests import failure
 from gateway.errors import ErrorCode
+from gateway.origins import Origins
 
 Count = Callable[[int, ErrorCode], None]  # of a status and an error code
 _JSON = "application/json"
 
 
-def refusals(count: Count) -> Middleware:
-    """The outermost middleware."""
+def refusals(count: Count, origins: Origins) -> Middleware:
+    """The outermost middleware. Pages of other sites that may call may read why they are refused."""
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -32,11 +33,13 @@ def refusals(count: Count) -> Middleware:
             if error.status >= 400:
                 if error.content_type != _JSON:
                     error.text, error.content_type = _in_our_words(error), _JSON
+                error.headers.update(origins.headers(request))
                 _count(count, error)
             raise
         except (web.RequestPayloadError, HttpProcessingError):
             count(400, "INVALID_CONFIG")
-            raise failure(400, "INVALID_CONFIG", "the body is not what its Content-Encoding says") from None
+            message = "the body is not what its Content-Encoding says"
+            raise failure(400, "INVALID_CONFIG", message, origins.headers(request)) from None
         if response.status >= 400 and isinstance(response, web.Response):
             _count(count, response)
         return response

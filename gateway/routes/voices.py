@@ -64,23 +64,17 @@ class VoiceRoutes:
         ]
 
     def _open(self, handle: Handle) -> Handle:
-        """Answers may be read by pages of other sites that may call, refusals included."""
+        """Answers may be read by pages of other sites that may call."""
 
         async def handler(request: web.Request) -> web.Response:
-            headers = self._origins.headers(request)
             try:
                 response = await handle(request)
-            except web.HTTPException as error:
-                error.headers.update(headers)
-                raise
             except ConnectionError:  # the caller's own
                 raise
             except OSError as error:
                 logger.error("voices cannot be kept: {}", error)
-                refusal = failure(503, "INTERNAL_ERROR", "voices cannot be kept; see the gateway's log")
-                refusal.headers.update(headers)
-                raise refusal from None
-            response.headers.update(headers)
+                raise failure(503, "INTERNAL_ERROR", "voices cannot be kept; see the gateway's log") from None
+            response.headers.update(self._origins.headers(request))
             return response
 
         return handler

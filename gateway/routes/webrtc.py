@@ -15,5 +15,5 @@ def webrtc_routes(offers: WebRtcOffers | NoWebRtc) -> list[web.RouteDef]:
         web.post(PATH, offers.offer),
         web.options(PATH, offers.options),
         web.delete(one, offers.end),
-        web.options(one, offers.options),
+        web.options(one, offers.options_of_call),
     ]

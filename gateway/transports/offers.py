@@ -70,15 +70,16 @@ class WebRtcOffers:
 
     async def options(self, request: web.Request) -> web.Response:
         """OPTIONS: what is accepted here; with a credential, which ICE servers there are."""
-        headers = self._headers(request) | {"Accept-Post": SDP, "Allow": "POST, OPTIONS"}
-        if "Access-Control-Allow-Origin" in headers:
-            headers["Access-Control-Allow-Methods"] = "POST, DELETE, OPTIONS"
-            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+        headers = self._preflight(request, "POST, OPTIONS") | {"Accept-Post": SDP}
         response = web.Response(status=204, headers=headers)
         if self._door.is_open or credential_of(request):
             await principal_of(request, self._door)
             self._name_servers(response)
         return response
+
+    async def options_of_call(self, request: web.Request) -> web.Response:
+        """OPTIONS of a call's address: it can be ended."""
+        return web.Response(status=204, headers=self._preflight(request, "DELETE, OPTIONS"))
 
     async def end(self, request: web.Request) -> web.Response:
         """DELETE: a call ends. Its address, which nobody can guess, is all that this asks for."""
@@ -148,6 +149,13 @@ class WebRtcOffers:
         headers = {"Cache-Control": "no-store", **self._origins.headers(request)}
         if "Access-Control-Allow-Origin" in headers:
             headers["Access-Control-Expose-Headers"] = "Location, Link, Accept-Post"
+        return headers
+
+    def _preflight(self, request: web.Request, methods: str) -> dict[str, str]:
+        headers = self._headers(request) | {"Allow": methods}
+        if "Access-Control-Allow-Origin" in headers:
+            headers["Access-Control-Allow-Methods"] = methods
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
         return headers
 
     def _name_servers(self, response: web.Response) -> None:

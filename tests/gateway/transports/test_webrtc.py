@@ -348,10 +348,25 @@ async def test_pages_of_sites_that_may_call_are_let_through(service: Service, ca
     response = await caller.dial(service.http, url, headers={**origin, **BEARER})
     assert response.status == 201
     assert "Location" in response.headers["Access-Control-Expose-Headers"]
-    async with service.http.delete(service.url + response.headers["Location"]) as ended:
+    address = service.url + response.headers["Location"]
+    async with service.http.options(
+        address, headers={**preflight, "Access-Control-Request-Method": "DELETE"}
+    ) as of_one:
+        assert of_one.headers["Allow"] == of_one.headers["Access-Control-Allow-Methods"] == "DELETE, OPTIONS"
+    async with service.http.delete(address) as ended:
         assert ended.status == 200
     async with service.http.options(url, headers={"Origin": "https://elsewhere.example"}) as refused:
         assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+@pytest.mark.parametrize("settings", [{"allowed_origins": ["https://app.example"]}])
+async def test_pages_of_sites_that_may_call_read_why_they_are_refused(service: Service) -> None:
+    url = service.url + "/webrtc"
+    for method, path, status in (("POST", "", 415), ("PATCH", "/0.x", 405), ("DELETE", "/0.x", 404)):
+        for origin, allowed in (("https://app.example", "https://app.example"), ("https://elsewhere.example", None)):
+            async with service.http.request(method, url + path, headers={"Origin": origin}) as refused:
+                assert refused.status == (403 if method == "POST" and allowed is None else status)
+                assert refused.headers.get("Access-Control-Allow-Origin") == allowed
 
 
 @pytest.mark.parametrize("sections", [{"webrtc": {"enabled": False}}])

@@ -98,7 +98,7 @@ def test_the_gate_is_the_configured_one() -> None:
         ({"model": "tiny"}, ["DiT_uvit_tat_xlsr_ema.pth is not here", "put a copy at"]),
         ({"model": "small", "dit_checkpoint_path": Path("nowhere.pth")}, ["is not here"]),
         ({"model": "tiny", "dit_config_path": Path("x.yml")}, ["dit_config_path needs dit_checkpoint_path"]),
-        ({"model": "shift", "voices_dir": Path("nowhere")}, ["voices folder", "nowhere"]),
+        ({"model": "shift", "voices_dir": Path("nowhere")}, ["worker.voices_dir", "nowhere"]),
     ],
 )
 def test_what_cannot_be_served_is_one_sentence(
