@@ -54,10 +54,11 @@ def request_log(count: Count) -> logging.Logger:
 
     def disarm(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
             record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
             record.msg, record.args = f"{record.msg}: {type(error).__name__}", record.args
-            count(error.code, "INVALID_CONFIG")
+            if isinstance(error, HttpProcessingError):  # the other is of a body whose request was answered, and counted
+                count(error.code, "INVALID_CONFIG")
         return True
 
     log.addFilter(disarm)

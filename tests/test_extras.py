@@ -158,7 +158,7 @@ def said_by(folder: Path, refused: list[str], *arguments: str) -> str:
     [
         (("gateway",), "gateway"),
         (("worker",), "worker"),
-        (("serve",), "gateway"),
+        (("serve", "--workers", "0"), "gateway"),
         (("models", "list"), "worker"),
         (("voices", "list"), "worker"),
         (("keys", "tls"), "gateway"),

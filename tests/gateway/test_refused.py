@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+
+from gateway.refused import request_log
 
 from .conftest import KEY, Service
 
@@ -81,6 +84,34 @@ async def test_a_body_that_is_not_what_its_encoding_says(service: Service, log: 
         assert (await response.json())["error_code"] == "INVALID_CONFIG"
     assert refused(service, 400) == 1
     assert "Traceback" not in "\n".join(log)
+
+
+async def test_a_body_that_comes_after_its_head_is_refused_alike(service: Service, log: list[str]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.gateway.port)
+    head = f"POST /voices?name=june HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Content-Length: 7\r\n\r\n".encode())
+    await asyncio.sleep(0.1)
+    writer.write(b"no gzip")
+    assert (await reader.readline()).split()[1] == b"400"
+    writer.close()
+    await service.until(lambda: refused(service, 400) == 1)
+    await asyncio.sleep(0.1)  # what is left of the body is looked at after the answer
+    assert "Traceback" not in "\n".join(log)
+
+
+def test_what_is_left_of_such_a_body_after_the_answer_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """aiohttp may read on once the refusal is out, and meets the same again."""
+    counted: list[int] = []
+    request_log(lambda status, code: counted.append(status)).error(
+        "Unhandled exception", exc_info=web.RequestPayloadError("Can not decode content-encoding: gzip")
+    )
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info, record.getMessage()) == (
+        "WARNING",
+        None,
+        "Unhandled exception: RequestPayloadError",
+    )
+    assert counted == []
 
 
 async def test_questions_for_recordings_that_are_refused_are_counted(service: Service) -> None:
