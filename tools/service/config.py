@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from shared.curve import check_allowed, check_plain, load_keys
 from shared.errors import ConfigError
 from shared.options import Command, load_options, profile_options
 from shared.settings import DEMO_KEY, Config
+from tools.service.parts import is_installed
 
 HIDDEN = "(hidden)"
 
@@ -42,7 +42,7 @@ def check(config: Config) -> None:
         check_allowed(config.link)
     if config.worker.voices_dir is not None and not config.worker.voices_dir.is_dir():
         raise ConfigError(f"worker.voices_dir: there is no folder {config.worker.voices_dir}")
-    if find_spec("aiohttp") is not None:  # a worker's host has no gateway
+    if is_installed("gateway"):
         from gateway.preflight import check_files
 
         check_files(config)

@@ -22,6 +22,7 @@ from shared.config import LinkConfig
 from shared.curve import authenticator, make_pair
 from shared.link import bind_router
 from shared.state import GatewayState, write_state
+from tools.service import parts
 from tools.service.checkup import host, model
 from tools.service.cli import main
 
@@ -61,9 +62,9 @@ def test_a_machine_that_can_serve() -> None:
 
 
 def test_libraries_of_a_client_are_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = host.find_spec
+    there = parts.find_spec
     absent = ("torch", "prometheus_client", "uvloop", "samplerate")
-    monkeypatch.setattr(host, "find_spec", lambda name: None if name in absent else there(name))
+    monkeypatch.setattr(parts, "find_spec", lambda name: None if name in absent else there(name))
     code, found = examine()
     assert (code, found["parts"]["level"]) == (1, "fault")
     assert "pip install 'fast-vc-pool[all]'" in found["parts"]["advice"]

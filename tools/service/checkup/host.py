@@ -21,8 +21,8 @@ import zmq
 from shared.settings import Config
 from shared.version import PACKAGE, version
 from tools.service.checkup.finding import Finding, fault, note, ok, warning
+from tools.service.parts import PARTS, is_installed
 
-_PARTS = {"gateway": "prometheus_client", "worker": "torch"}  # and a library that no other part needs
 _CLOCK_UNKNOWN, _CLOCK_UNSYNCHRONISED = -1, 5  # adjtimex(2): refused, TIME_ERROR
 _TIMEX_BYTES = 512  # more than struct timex has anywhere; all zero: only asks
 _LONG_AGO = 1_735_689_600  # 2025: a clock before it was never set
@@ -36,14 +36,10 @@ def check_versions() -> Iterator[Finding]:
     if sys.version_info[:2] != (3, 11):
         yield fault("python", platform.python_version(), "Python 3.11 is needed: make PYTHON=/path/to/python3.11")
     yield ok("version", f"{version()}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    parts = [
-        name
-        for name, module in (("gateway", "prometheus_client"), ("worker", "torch"))
-        if find_spec(module) is not None
-    ]
+    parts = [part for part in PARTS if is_installed(part)]
     if not parts:
         yield fault("parts", "neither gateway nor worker is installed", f"pip install '{PACKAGE}[all]'")
-    missing = sorted({"gateway", "worker"} - set(parts))
+    missing = sorted(PARTS.keys() - set(parts))
     if parts and missing:
         yield note("parts", f"this installation is a {parts[0]}: {missing[0]} is not installed")
     if not zmq.has("curve"):
@@ -141,7 +137,7 @@ def check_limits(config: Config) -> Iterator[Finding]:
         yield ok("open files", f"{soft} for gateway.max_sessions = {config.gateway.max_sessions}")
     available_gb = _memory_available() / 1e9
     needed_gb = _MEMORY_GB * max(1, config.serve.worker_count)
-    if find_spec("torch") is not None and available_gb < needed_gb:
+    if is_installed("worker") and available_gb < needed_gb:
         advice = f"about {_MEMORY_GB} GB a worker with the bundled model; fewer serve.workers"
         yield warning("memory", f"{available_gb:.1f} GB are available", advice)
     else:

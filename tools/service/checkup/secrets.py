@@ -14,6 +14,7 @@ from shared.curve import PUBLIC_SUFFIX, check_allowed, check_plain, load_keys, r
 from shared.errors import ConfigError
 from shared.settings import Config
 from tools.service.checkup.finding import Finding, fault, ok, warning
+from tools.service.parts import is_installed
 
 _SOON_DAYS = 14
 
@@ -31,7 +32,7 @@ def _check_callers(config: Config) -> Finding:
         check_auth(config)
     except ConfigError as error:
         return fault("auth", str(error), "fast-vc keys api NAME")
-    if find_spec("aiohttp") is not None:
+    if is_installed("gateway"):
         from gateway.auth.door import Door
 
         try:
@@ -94,7 +95,7 @@ def _check_tls(config: Config) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield fault("TLS", f"{certificate}: {error}", "PEM files in gateway.tls_certificate and gateway.tls_key")
         return
-    if find_spec("aiohttp") is not None and config.gateway.tls_key is not None:
+    if is_installed("gateway") and config.gateway.tls_key is not None:
         from gateway.tls import Certificates
 
         try:
