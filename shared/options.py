@@ -12,12 +12,9 @@ import click
 
 from shared.config import load
 from shared.dotenv import read_dotenv
-from shared.errors import ConfigError
+from shared.errors import CONFIG_EXIT, ConfigError
+from shared.extras import advice
 from shared.settings import Config
-from shared.version import PACKAGE
-
-_OURS = ("config", "gateway", "shared", "tools", "worker")
-CONFIG_EXIT = 2  # exit code for a configuration that cannot work: trying again is of no use
 
 
 class Command(click.Command):
@@ -35,9 +32,10 @@ class Command(click.Command):
         except ConfigError as error:
             reason = str(error)
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in _OURS:
+            missing = advice(error, str(ctx.info_name), self._extra)
+            if missing is None:
                 raise
-            reason = f"{ctx.info_name} needs {error.name}, which is not here: pip install '{PACKAGE}[{self._extra}]'"
+            reason = missing
         click.echo(f"fast-vc: {reason}", err=True)
         sys.exit(CONFIG_EXIT)
 

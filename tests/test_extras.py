@@ -82,8 +82,6 @@ def modules(*packages: str) -> list[str]:
         place = ROOT / Path(*package.split("."))
         files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
         for path in files:
-            if path == ROOT / "shared" / "audio.py":
-                continue  # the gateway's, and about to move there
             parts = path.relative_to(ROOT).with_suffix("").parts
             found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return found
@@ -100,7 +98,7 @@ def imported(extras: tuple[str, ...], packages: tuple[str, ...]) -> set[str]:
     ("extras", "packages", "never"),
     [
         (("gateway",), ("gateway", "shared", "tools.service"), {"torch", "torchaudio", "safetensors"}),
-        (("worker",), ("worker", "shared", "tools.service", "tools.file_vc"), {"aiohttp", "uvloop"}),
+        (("worker",), ("worker", "shared", "tools.service", "tools.files"), {"aiohttp", "uvloop"}),
         (("client",), ("tools.client", "shared", "tools.service"), {"torch", "uvloop"}),
         ((), ("tools.service",), {"torch", "aiohttp", "uvloop"}),
     ],

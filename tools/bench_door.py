@@ -1,6 +1,9 @@
 """``python -m tools.bench_door``: see ``tools.bench.door``."""
 
-from tools.bench.door import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("all", "bench_door"):
+        from tools.bench.door import main
+
+        main()

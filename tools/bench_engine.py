@@ -1,6 +1,9 @@
 """``python -m tools.bench_engine``: see ``tools.bench.engine``."""
 
-from tools.bench.engine import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("worker", "bench_engine"):
+        from tools.bench.engine import main
+
+        main()

@@ -1,6 +1,9 @@
 """``python -m tools.bench_gateway``: see ``tools.bench.gateway``."""
 
-from tools.bench.gateway import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("all", "bench_gateway"):
+        from tools.bench.gateway import main
+
+        main()

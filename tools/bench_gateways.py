@@ -1,6 +1,9 @@
 """``python -m tools.bench_gateways``: see ``tools.bench.gateways``."""
 
-from tools.bench.gateways import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("all", "bench_gateways"):
+        from tools.bench.gateways import main
+
+        main()

@@ -1,6 +1,9 @@
 """``python -m tools.bench_models``: see ``tools.bench.models``."""
 
-from tools.bench.models import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("worker", "bench_models"):
+        from tools.bench.models import main
+
+        main()

@@ -1,6 +1,9 @@
 """``python -m tools.bench_webrtc``: see ``tools.bench.webrtc``."""
 
-from tools.bench.webrtc import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("all,webrtc", "bench_webrtc"):
+        from tools.bench.webrtc import main
+
+        main()

@@ -2,7 +2,10 @@
 
 import sys
 
-from tools.parity.check import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with needing("worker", "check_parity"):
+        from tools.parity.check import main
+
+        sys.exit(main())

@@ -1,6 +1,9 @@
 """``python -m tools.evaluate``: see ``tools.quality.evaluate``."""
 
-from tools.quality.evaluate import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("all,train", "evaluate"):
+        from tools.quality.evaluate import main
+
+        main()

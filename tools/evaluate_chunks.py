@@ -1,6 +1,9 @@
 """``python -m tools.evaluate_chunks``: see ``tools.quality.evaluate_chunks``."""
 
-from tools.quality.evaluate_chunks import main
+from shared.extras import needing
 
 if __name__ == "__main__":
-    main()
+    with needing("worker", "evaluate_chunks"):
+        from tools.quality.evaluate_chunks import main
+
+        main()

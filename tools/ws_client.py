@@ -6,6 +6,9 @@ from pathlib import Path
 if __name__ == "__main__":
     if not __package__:  # as a path: the packages lie one folder higher
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from tools.client.ws_client import main
+    from shared.extras import needing
 
-    main()
+    with needing("client", "ws_client"):
+        from tools.client.ws_client import main
+
+        main()

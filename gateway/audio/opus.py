@@ -8,14 +8,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from shared.errors import LIBOPUS_ADVICE, ConfigError
+from shared.errors import naming_libopus
 
-try:
+with naming_libopus():
     import opuslib
-except ImportError:
-    raise
-except Exception as error:  # the library raises a bare one where libopus is missing
-    raise ConfigError(f"libopus: {error} {LIBOPUS_ADVICE}") from None
 
 from opuslib.api import ctl as libopus_ctl
 from opuslib.api import decoder as libopus_decoder

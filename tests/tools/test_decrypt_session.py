@@ -1,4 +1,4 @@
-"""`tools/decrypt_session.py`: the operator's keys, a caller's private key, and what it refuses."""
+"""`tools.decrypt_session`: the operator's keys, a caller's private key, and what it refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from gateway.recording.files import create
 from gateway.recording.flac import FlacWriter
 from gateway.recording.vault import Vault, encrypt_to
-from tools.decrypt_session import main
+from tools.recordings.decrypt import main
 
 
 @pytest.fixture

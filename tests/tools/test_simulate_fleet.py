@@ -14,7 +14,7 @@ from tools.fleet.costs import NANO_ON_A_CORE, TINY_ON_AN_H200, find, read
 from tools.fleet.day import HOUR_S, Day
 from tools.fleet.device import measure, table
 from tools.fleet.fleet import Fleet, Outcome, Plan
-from tools.simulate_fleet import main
+from tools.fleet.simulate import main
 
 PLACES = NANO_ON_A_CORE.places
 PLAN = Plan(workers=12, gateways=4, zones=3, begin=18.5 * HOUR_S, end=19.5 * HOUR_S)

@@ -17,9 +17,13 @@ from typing import Any
 import aiohttp
 import numpy as np
 import numpy.typing as npt
-import opuslib
 import soundfile
 import soxr
+
+from shared.errors import naming_libopus
+
+with naming_libopus():
+    import opuslib
 
 DEFAULT_URL = "ws://127.0.0.1:8042/ws"
 Pcm = npt.NDArray[np.int16]

@@ -10,7 +10,7 @@ import soxr
 import torch
 
 from shared.config import WorkerConfig
-from tools.file_vc import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S, NANO_WINDOW_S
+from tools.files.convert import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_REFERENCE_S, NANO_REFERENCE_S, NANO_WINDOW_S
 from tools.train.corpus import RATE, Wave, read
 from worker.engines.diffusion.engine import DiffusionEngine, dit_left_units
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from shared.config import load
-from tools.file_vc import MODELS
+from tools.files.convert import MODELS
 from tools.quality.conversions import Calls, Converter, Files
 from tools.quality.judges import Judges, Measures
 from tools.train.corpus import RATE, Wave, read

@@ -23,7 +23,8 @@ from loguru import logger
 
 from shared.addresses import answers, base_url, bind_fault, link_endpoint
 from shared.config import Config, ConfigError
-from shared.options import CONFIG_EXIT, as_arguments
+from shared.errors import CONFIG_EXIT
+from shared.options import as_arguments
 from shared.settings import WorkerGroup
 from shared.state import ChildState, ServeState, StateReporter, read_states
 from shared.stopping import stopping_signals

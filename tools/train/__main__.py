@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tools.train.running import Settings, run
+from shared.extras import needing
 
 STAGES = ("data", "parallel", "pack", "run", "export")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from tools.train.running import Settings, run
+
     usual = Settings()
     parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
@@ -45,4 +47,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with needing("worker,train", "tools.train"):
+        main()

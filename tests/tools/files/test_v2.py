@@ -14,7 +14,8 @@ from huggingface_hub import constants
 
 from shared.config import ROOT
 from tests.support.reduced import reduced_v2, write_hub
-from tools import file_vc, file_vc_v2
+from tools.files import v2
+from tools.files.convert import main
 from worker.engines.v2 import restyle
 from worker.models.seedvc2.model import SeedVc2
 
@@ -28,7 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         patch.delenv("HF_HUB_CACHE", raising=False)
-        patch.setattr(file_vc_v2, "MODEL", SeedVc2(reduced_v2()))
+        patch.setattr(v2, "MODEL", SeedVc2(reduced_v2()))
         patch.setattr(restyle, "MAX_TOKENS", 40)  # random weights know no end
         write_hub(folder, reduced_v2())
         yield folder
@@ -39,9 +40,7 @@ def run(checkpoints: Path, tmp_path: Path) -> Callable[..., Result]:
     def run(*arguments: Any) -> Result:
         given = ["--model", "v2", "--reference-wav-path", REFERENCE, "--checkpoints", checkpoints]
         output = [] if "--output" in arguments else ["--output", tmp_path / "out"]
-        return CliRunner().invoke(
-            file_vc.main, [str(one) for one in (*given, *output, "--diffusion-steps", 1, *arguments)]
-        )
+        return CliRunner().invoke(main, [str(one) for one in (*given, *output, "--diffusion-steps", 1, *arguments)])
 
     return run
 

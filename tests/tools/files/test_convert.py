@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
-from tools import file_vc
+from tools.files.convert import main
 from worker import recordings
 from worker.engines.diffusion import offline
 from worker.engines.diffusion.offline import ConversionOptions, FileConverter
@@ -48,7 +48,7 @@ def run(checkpoints: Path, tmp_path: Path) -> Callable[..., Result]:
         given = ["--reference-wav-path", REFERENCE, "--checkpoints", checkpoints, "--output", tmp_path / "out"]
         chosen = [] if "--model" in arguments or "--f0-condition" in arguments else ["--model", "tiny"]
         steps = ["--diffusion-steps", 2]
-        return CliRunner().invoke(file_vc.main, [str(one) for one in (*given, *chosen, *steps, *arguments)])
+        return CliRunner().invoke(main, [str(one) for one in (*given, *chosen, *steps, *arguments)])
 
     return run
 
