@@ -14,14 +14,14 @@ class Origins:
     """The gateway's own pages always may, and what names no origin, for it is no browser."""
 
     def __init__(self, allowed: Sequence[str], *, is_private: bool) -> None:
-        """`allowed`: origins as browsers write them (``https://app.example``), or ``*`` for all.
+        """`allowed`: origins (``https://app.example``), ``null`` for pages of files, or ``*`` for all.
 
         `is_private`: only this machine reaches the gateway, so that a page which calls it by a public name was lent
         that name by somebody else's DNS (rebinding).
         """
         self._private = is_private
         self._all = "*" in allowed
-        self._allowed = {origin.rstrip("/").lower() for origin in allowed}
+        self._allowed = {_as_browsers_write(origin) for origin in allowed}
 
     def admit(self, request: web.Request) -> bool:
         """Whether the page that sent `request` may use the gateway."""
@@ -43,3 +43,12 @@ class Origins:
         if origin is None or not self.admit(request):
             return {"Vary": "Origin"}
         return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+
+
+def _as_browsers_write(origin: str) -> str:
+    """Without the port that goes without saying."""
+    plain = origin.rstrip("/").lower()
+    for scheme, port in (("http:", ":80"), ("https:", ":443")):
+        if plain.startswith(scheme):
+            return plain.removesuffix(port)
+    return plain

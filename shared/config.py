@@ -226,13 +226,15 @@ def _names(model: type[BaseModel]) -> str:
 
 
 def _explain(item: Any, name: str, merged: _Merged) -> str:
-    location = tuple(str(part) for part in item["loc"])
+    location = tuple(str(part) for part in item["loc"] if not str(part).startswith("("))  # one of several shapes
     where = f"{merged.source(location) if location else name}: {'.'.join(location) or 'configuration'}"
     if item["type"] == "extra_forbidden":
         allowed = sorted(_allowed(item["loc"]))
         close = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{where}: unknown key{hint}" + (f"; allowed: {', '.join(allowed)}" if allowed else "")
+    if item["type"] == "model_type":
+        return f"{where}: must be keys with values, got {type(item['input']).__name__}"
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}"
     secret = location[:1] == ("auth",) or "ice_servers" in location  # keys and credentials stay out of logs

@@ -7,18 +7,14 @@ reads a configuration from outside.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.addresses import is_loopback
+from shared.values import Device, Loopback, Origin, Port, Seconds, UnitMs
 
 DEMO_KEY = "fast-vc-demo-key"  # known to everyone: of use on loopback alone
-
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-UnitMs = Annotated[int, Field(ge=20, le=10_000, multiple_of=20)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 
 
 class Section(BaseModel):
@@ -35,7 +31,7 @@ class GatewayConfig(Section):
     published: list[Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]] = []
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
-    simple_protocol: bool | Literal["loopback"] = "loopback"
+    simple_protocol: Loopback = "loopback"
     prefill_ms: Annotated[int, Field(ge=0, le=2000)] = 375
     default_model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     hold_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
@@ -52,7 +48,7 @@ class GatewayConfig(Section):
     resume_window_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     codec_threads: Annotated[int, Field(ge=1, le=64)] = 2
     max_audio_rate: Annotated[float, Field(ge=1, le=1000)] = 100.0
-    allowed_origins: list[str] = []
+    allowed_origins: list[Origin] = []
     trusted_proxies: list[str] = []
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -243,10 +239,29 @@ class WorkerGroup(Section):
     count: Annotated[int, Field(ge=1, le=64)] = 1
 
 
+def _shape_of_workers(value: Any) -> str | None:
+    """In brackets, for it is no key."""
+    if isinstance(value, list):
+        return "(kinds)"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "(number)" if is_number or (isinstance(value, str) and value.isdigit()) else None
+
+
+Workers = Annotated[
+    Annotated[int, Field(ge=0, le=64), Tag("(number)")]
+    | Annotated[list[WorkerGroup], Field(max_length=64), Tag("(kinds)")],
+    Discriminator(
+        _shape_of_workers,
+        custom_error_type="workers",
+        custom_error_message="must be how many, or a list of kinds: [{profile: prod, device: cuda:0, count: 2}]",
+    ),
+]
+
+
 class ServeConfig(Section):
     """`fast-vc serve`: its local workers, and where the service keeps its state."""
 
-    workers: Annotated[int, Field(ge=0, le=64)] | Annotated[list[WorkerGroup], Field(max_length=64)] = 1
+    workers: Workers = 1
     state_dir: Path = Path("temp")
     ready_timeout_s: Seconds = 120.0
 

@@ -18,6 +18,9 @@ CASES = [
     ([], {"Origin": "http://[::1"}, False),
     (["*"], {"Origin": "https://evil.example"}, True),
     (["https://App.example/"], {"Origin": "https://app.example"}, True),
+    (["https://app.example:443"], {"Origin": "https://app.example"}, True),
+    (["http://app.example:8443"], {"Origin": "http://app.example:8443"}, True),
+    (["null"], {"Origin": "null"}, True),
     (["https://app.example"], {"Origin": "http://app.example"}, False),
     (["https://app.example"], {"Origin": "https://app.example.evil"}, False),
     ([], {"Origin": "http://evil.example", "Host": "evil.example"}, False),  # a name that was pointed at loopback

@@ -201,6 +201,20 @@ def test_what_is_wrong_in_a_file_has_a_place(tmp_path: Path, text: str, said: st
         load(file=path, environ={})
 
 
+@pytest.mark.parametrize("origin", ["*", "null", "https://app.example", "http://[::1]:9000/", "tauri://localhost"])
+def test_an_origin_is_a_site(origin: str) -> None:
+    assert load(environ={"FASTVC_GATEWAY__ALLOWED_ORIGINS": f"['{origin}']"}).gateway.allowed_origins == [origin]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["abc", "app.example", "https://", "https://*.example", "https://a.example/page", "https://u@a.example", ""],
+)
+def test_what_is_no_origin_is_refused_by_its_key(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.allowed_origins\.0: must be scheme://host\[:port\]"):
+        load(environ={"FASTVC_GATEWAY__ALLOWED_ORIGINS": f"['{origin}']"})
+
+
 def test_keys_of_lists_are_explained_as_others_are() -> None:
     with pytest.raises(ConfigError, match=r"prfile: unknown key \(did you mean 'profile'\?\); allowed: count, dev"):
         load(environ={"FASTVC_SERVE__WORKERS": "[{prfile: prod}]"})
@@ -264,7 +278,22 @@ def test_workers_are_a_number_or_a_list_of_kinds(workers: str, count: int, model
     assert (config.serve.worker_count, default_model(config)) == (count, model)
 
 
-@pytest.mark.parametrize("workers", ["[{model: tiny}]", "[{count: 0}]", "[{device: gpu}]", "65", "many"])
-def test_kinds_of_workers_that_cannot_be_are_named(workers: str) -> None:
-    with pytest.raises(ConfigError, match=r"serve\.workers"):
-        load(environ={"FASTVC_SERVE__WORKERS": workers})
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("SERVE__WORKERS", "many", "serve.workers: must be how many, or a list of kinds"),
+        ("SERVE__WORKERS", "{profile: prod}", "serve.workers: must be how many, or a list of kinds"),
+        ("SERVE__WORKERS", "true", "serve.workers: must be how many, or a list of kinds"),
+        ("SERVE__WORKERS", "65", "serve.workers: Input should be less than or equal to 64"),
+        ("SERVE__WORKERS", "[{count: 0}]", "serve.workers.0.count: Input should be greater than or equal to 1"),
+        ("SERVE__WORKERS", "[{model: tiny}]", "serve.workers.0.model: unknown key; allowed: count, device, profile"),
+        ("SERVE__WORKERS", "[{}, {device: gpu}]", "serve.workers.1.device: "),
+        ("SERVE__WORKERS", "[prod]", "serve.workers.0: must be keys with values, got str"),
+        ("GATEWAY__SIMPLE_PROTOCOL", "maybe", "gateway.simple_protocol: must be true, false or loopback, got 'maybe'"),
+    ],
+)
+def test_a_value_of_several_shapes_that_has_none_of_them_costs_one_line(key: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={f"FASTVC_{key}": value})
+    assert str(caught.value).startswith(f"FASTVC_{key}: {said}")
+    assert "\n" not in str(caught.value)
