@@ -12,7 +12,9 @@ from shared.config import ROOT, WorkerConfig
 from worker.factory import make_engine
 from worker.geometry import INPUT_RATE
 from worker.models.catalogue import MODULES, model_named
+from worker.models.weights import hub
 from worker.models.weights.checkpoints import CheckpointError
+from worker.models.weights.hub import FileState
 from worker.models.weights.usage import FileUsage, usage
 from worker.streaming.pool import Pcm, StreamPool
 
@@ -25,13 +27,15 @@ def check_model(config: WorkerConfig, device: str, say: Callable[[str], None]) -
     """Tell about ``config.model``, line by line. Raises ``CheckpointError`` or ``ConfigError`` if it does not work."""
     name = config.model
     if name in MODULES:
-        files = usage(model_named(name).networks, config.checkpoints_dir)
-        for file in files:
-            say(describe(file))
-        missing = [file for file in files if file.path is None]
+        networks = model_named(name).networks
+        states = hub.files(networks, config.checkpoints_dir)
+        held = {(one.layout.repository, one.layout.file): one for one in usage(networks, config.checkpoints_dir)}
+        for state in states:
+            say(describe(state, held.get((state.repository, state.file))))
+        missing = [state for state in states if state.path is None]
         if missing:
-            raise CheckpointError(f"{name} lacks {len(missing)} of {len(files)} files: fast-vc models fetch {name}")
-        if not files:
+            raise CheckpointError(f"{name} lacks {len(missing)} of {len(states)} files: fast-vc models fetch {name}")
+        if not states:
             say(f"{name}: its weights come with the package")
     began = time.monotonic()
     engine = make_engine(config.model_copy(update={"max_sessions": 1, "max_prompts": 1}), device)
@@ -48,15 +52,15 @@ def check_model(config: WorkerConfig, device: str, say: Callable[[str], None]) -
         raise CheckpointError(f"{name} makes silence of speech: its weights are not those of its networks.")
 
 
-def describe(file: FileUsage) -> str:
-    """A few lines."""
-    title = f"{file.layout.repository}: {file.layout.file} ({file.layout.licence})"
-    if file.path is None:
+def describe(state: FileState, held: FileUsage | None) -> str:
+    """A few lines. held: None of what holds no weights."""
+    title = f"{state.repository}: {state.file} ({state.licence})"
+    if state.path is None:
         return f"{title}\n  not here"
-    return (
-        f"{title}\n  {file.path}, {file.path.stat().st_size / 1e6:.1f} MB\n"
-        f"  found   {_counted(file.used)}\n  unused  {_counted(file.unused)}"
-    )
+    lines = [title, f"  {state.path}, {state.size_bytes / 1e6:.1f} MB"]
+    if held is not None:
+        lines += [f"  found   {_counted(held.used)}", f"  unused  {_counted(held.unused)}"]
+    return "\n".join(lines)
 
 
 def _counted(entries: Mapping[str, int]) -> str:

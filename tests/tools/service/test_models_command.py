@@ -10,7 +10,9 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import constants
 
+from shared.config import Config, WorkerConfig
 from tests.support.reduced import cached, reduced, write_hub
+from tools.service.checkup.model import check_weights
 from tools.service.cli import main
 from worker.models.seedvc import files, spec
 
@@ -72,6 +74,18 @@ def test_a_check_of_what_is_not_here_or_not_known_is_one_sentence() -> None:
     result = CliRunner().invoke(main, ["models", "check", "huge"])
     assert result.exit_code == 1
     assert "unknown model 'huge'" in result.output
+
+
+@pytest.mark.parametrize(("model", "count"), [("base", 6), ("v2", 8)])
+def test_a_check_counts_the_files_that_the_list_and_the_doctor_count(
+    model: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = CliRunner().invoke(main, ["models", "list"]).output
+    assert f"{model}: 0 of {count} files here" in listed
+    assert f"{model} lacks {count} of {count} files" in CliRunner().invoke(main, ["models", "check", model]).output
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    [found] = check_weights(Config(worker=WorkerConfig(model=model, checkpoints_dir=Path("nowhere"))))  # type: ignore[arg-type]
+    assert found.text == f"{model}: {count} of {count} files are not here"
 
 
 def test_the_bundled_model_passes_its_check() -> None:
