@@ -45,9 +45,9 @@ def list_voices(file: Path | None = None, profile: str | None = None) -> None:
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--name", help="The voice's name.  [the file's]")
 def add(file: Path | None, profile: str | None, recording: Path, name: str | None) -> None:
-    """Offer a RECORDING as a voice, from the workers' next start."""
+    """Offer a RECORDING as a voice, from the workers' next start. What was learnt of an earlier one is deleted."""
     config = load_options(file, profile)
-    from worker.voices import OWN, SUFFIXES, Voice, VoiceError, is_name, load_voice, recordings
+    from worker.voices import OWN, SUFFIXES, Voice, VoiceError, index_files, is_name, load_voice, recordings
 
     folder = config.worker.voices_dir or OWN
     name = recording.stem if name is None else name
@@ -63,6 +63,9 @@ def add(file: Path | None, profile: str | None, recording: Path, name: str | Non
         load_voice(Voice(name, name, recording), config.worker.max_prompt_s)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}{recording.suffix.lower() if recording.suffix.lower() in SUFFIXES else '.flac'}"
+        for learnt in index_files(folder, name):  # of a bundled voice: it would speak for this one
+            learnt.unlink()
+            click.echo(f"{learnt}: deleted, it was of the voice that {name} was; `voices index {name}` makes another")
         _store(recording, path)
     except (VoiceError, OSError) as error:
         _fail(str(error))

@@ -111,6 +111,20 @@ def test_what_was_learnt_of_a_voice_goes_with_it(home: Path) -> None:
     assert kept == ["own.too.flac", "own.too.nano.index.safetensors"]
 
 
+def test_what_was_learnt_of_a_bundled_voice_does_not_speak_for_one_s_own_of_its_name(home: Path) -> None:
+    (home / "voices").mkdir()
+    for name in ("june", "carlo"):
+        (home / "voices" / f"{name}.nano.index.safetensors").write_bytes(b"")
+    (home / "noise.wav").write_text("no sound")
+    assert run("add", "noise.wav", "--name", "june").exit_code == 1
+    assert len(list((home / "voices").iterdir())) == 2
+    added = run("add", ENGLISH, "--name", "june")
+    assert added.exit_code == 0
+    assert "voices/june.nano.index.safetensors: deleted" in added.output
+    kept = sorted(path.name for path in (home / "voices").iterdir())
+    assert kept == ["carlo.nano.index.safetensors", "june.flac"]
+
+
 def test_a_device_for_an_index_that_is_not_there() -> None:
     result = run("index", "june", "--device", "cuda:9")
     assert result.exit_code == 1

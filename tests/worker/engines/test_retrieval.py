@@ -16,12 +16,21 @@ from tests.worker.engines.test_shift import read_pcm
 from tools.service.cli import main as fast_vc
 from worker.engine import OptionLimits, SessionOptions
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.retrieval import Index, IndexBank, load_index, make_index, means, save_index
+from worker.engines.diffusion.retrieval import (
+    Index,
+    IndexBank,
+    fingerprint,
+    indexes_of,
+    load_index,
+    make_index,
+    means,
+    save_index,
+)
 from worker.factory import make_engine
 from worker.models.nano.networks import load_bundled
 from worker.recordings import Recording
 from worker.streaming.pool import StreamPool
-from worker.voices import VoiceError, index_file
+from worker.voices import Voice, VoiceError, index_file
 
 JUNE = ROOT / "worker/assets/voices/june.flac"
 
@@ -94,6 +103,17 @@ def without_index(config: WorkerConfig, path: Path) -> WorkerConfig:
     """Made with other weights: left out."""
     save_index(Index(load_index(path).features, "another"), path)
     return config
+
+
+def test_an_index_of_another_width_is_left_out_though_it_claims_the_weights(tmp_path: Path, log: list[str]) -> None:
+    encoder = load_bundled().content
+    voices = [Voice(name, name, JUNE) for name in ("june", "carlo")]
+    for voice, width in zip(voices, (64, 65), strict=True):
+        features = torch.ones(60, width, dtype=torch.float16)
+        save_index(Index(features, fingerprint(encoder)), index_file(tmp_path, voice.name, "nano"))
+    assert list(indexes_of(tmp_path, voices, "nano", encoder)) == ["carlo"]
+    [line] = log
+    assert "june.nano.index.safetensors: is no index of a voice (features of 64 numbers where nano makes 65)" in line
 
 
 def spoken(engine: object, sessions: list[tuple[str, float | None]]) -> list[np.ndarray]:

@@ -139,8 +139,10 @@ def load_index(path: Path) -> Index:
 
 
 def indexes_of(folder: Path | None, voices: Iterable[Voice], model: str, encoder: ContentFeatures) -> dict[str, Index]:
-    """Those that there are, by voice. One that another encoder made is left out with a warning."""
+    """Those that there are, by voice. One that another encoder made is left out with a warning, and one whose features
+    are of another width, whatever it says of itself."""
     found, ours = {}, fingerprint(encoder)
+    width = 0
     for voice in voices:
         path = index_file(folder, voice.name, model)
         if not path.is_file():
@@ -153,8 +155,19 @@ def indexes_of(folder: Path | None, voices: Iterable[Voice], model: str, encoder
         if index.encoder != ours:
             logger.warning("{} was made with other weights: fast-vc voices index {} makes it anew", path, voice.name)
             continue
+        width = width or _width(encoder)
+        if index.features.shape[1] != width:
+            wrong = f"features of {index.features.shape[1]} numbers where {model} makes {width}"
+            logger.warning("{}: is no index of a voice ({}); it is left out", path, wrong)
+            continue
         found[voice.name] = index
     return found
+
+
+@torch.inference_mode()
+def _width(encoder: ContentFeatures) -> int:
+    """Numbers of a feature. The encoder is on the CPU, in float32."""
+    return int(encoder(torch.zeros(1, INPUT_RATE)).shape[-1])
 
 
 class IndexBank:
