@@ -6,8 +6,9 @@ A folder holds ``NAME.npz`` (``in_*``, ``out_*``), ``NAME.keys.json`` (the check
 that of ``cfm_*``) and, if tolerances differ from 1e-4, ``manifest.json``. Weights are drawn from names and shapes and
 go through the strict loader as a published file would. Batches, items, lengths, step counts, guidance and schedules are
 read from the arrays and their names. Items recorded alone are run as a batch of unequal lengths where the network takes
-one. At lower precision the bounds are measured ones. Outputs that no item here is compared with are named. Exit code 1:
-an item is beyond its tolerance, or a fixture cannot be run.
+one. At lower precision the bounds are measured ones. Outputs that no item here is compared with are named, and arrays
+that an item lacks, which is left out. Exit code 1: an item is beyond its tolerance, or a fixture cannot be run as a
+whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from tools.parity.fixture import Comparison, ParityError, fixture_names, open_fixture
-from tools.parity.runners import check
+from tools.parity.runners import check, lacks
 from worker.models import fused
 from worker.models.weights.checkpoints import first_line
 from worker.precision import PRECISIONS
@@ -69,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
             verdict = "" if row.passed else "  BEYOND"
             unit = "" if row.unit == "abs" else f" ({row.unit})"
             print(f"{row.network:<16} {row.item:<28} {row.error:10.2e} {row.tolerance:10.1e}{unit}{verdict}")
+        if reason := lacks(fixture):
+            failures.append(Failure(name, reason))
+            print(f"{name:<16} cannot be run as a whole: {reason}")
         if left := fixture.unused_outputs():
             not_compared[name] = left
             print(f"{name:<16} not compared: {', '.join(left)}")

@@ -102,6 +102,7 @@ class Fixture:
     device: torch.device
     dtype: torch.dtype
     used: set[str] = field(default_factory=set)  # names of arrays that a runner asked for
+    missing: dict[str, None] = field(default_factory=dict)  # and of those that an item lacks, in their order
 
     def tensor(self, name: str) -> Tensor:
         """In float32 or int64, whatever type and byte order it was recorded in."""
@@ -123,6 +124,16 @@ class Fixture:
         if not found:
             raise ParityError(f"has no {stem}*")
         return found
+
+    def has(self, *names: str) -> bool:
+        """Whether an item can be run that wants these arrays. Those that are not there are noted."""
+        lacking = [name for name in names if name not in self.arrays]
+        self.missing.update(dict.fromkeys(lacking))
+        return not lacking
+
+    def whole(self, items: Iterable[str], *stems: str) -> list[str]:
+        """Those of `items` that have an array ``STEM_ITEM`` of every stem."""
+        return [item for item in items if self.has(*(f"{stem}_{item}" for stem in stems))]
 
     def unused_outputs(self) -> list[str]:
         """What was recorded and compared with nothing."""

@@ -18,10 +18,13 @@ def run_ar(fixture: Fixture) -> Iterator[Comparison]:
     model: ar.ArModel = fixture.network()
     embed = cast(regulator.CodeEmbedding, beside(fixture, "regulator_ar_v2"))
     if "in_logits_sampler" in fixture.arrays:
-        yield from run_sampler(fixture, model.config.end)
+        if fixture.has("in_settings_sampler", "in_previous_sampler", "out_probs_sampler"):
+            yield from run_sampler(fixture, model.config.end)
         if not any(name.startswith("in_narrow_") for name in fixture.arrays):
             return
-    items = fixture.suffixes("in_narrow_")
+    items = fixture.whole(fixture.suffixes("in_narrow_"), "in_prompt")
+    if not items:
+        return
     conditions = [embed(fixture.tensor(f"in_narrow_{item}"))[0] for item in items]
     prompts = [fixture.tensor(f"in_prompt_{item}")[0] for item in items]
     first, _ = model.prefill(conditions, prompts, room=1)
@@ -29,6 +32,8 @@ def run_ar(fixture: Fixture) -> Iterator[Comparison]:
         expected = fixture.optional(f"out_prefill_{item}")
         if expected is not None:
             yield fixture.compare(f"prefill_{item}", first[row], expected)
+        if not fixture.has(f"out_tokens_{item}"):
+            continue
         recorded = fixture.tensor(f"out_tokens_{item}")
         every, gap = fixture.optional(f"out_logits_{item}"), fixture.optional(f"out_gap_{item}")
         if every is not None or gap is not None:
@@ -38,7 +43,7 @@ def run_ar(fixture: Fixture) -> Iterator[Comparison]:
             if gap is not None:  # the end token has one, but is not among the tokens
                 best, second = logits[: len(gap)].topk(2, dim=-1).values.unbind(-1)
                 yield fixture.compare(f"gap_{item}", best - second, gap)
-        if fixture.dtype != torch.float32:
+        if fixture.dtype != torch.float32 or not fixture.has(f"in_sampling_{item}", f"in_steps_{item}"):
             continue  # one token that falls otherwise changes all that follow
         temperature, top_p, penalty = fixture.tensor(f"in_sampling_{item}").tolist()
         noise = fixture.optional(f"in_noise_{item}")

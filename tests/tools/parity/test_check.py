@@ -162,6 +162,32 @@ def test_an_output_that_nothing_is_compared_with_is_named(codes: Path, capsys: p
     assert json.loads(report.read_text())["not_compared"] == {"regulator_ar_v2": ["out_surprise"]}
 
 
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        (FOLDER / "regulator_tiny.npz", "in_ylens_0"),
+        (FOLDER / "mel.npz", "in_audio_44k"),
+        (V2 / "regulator_v2.npz", "in_ylens_0"),
+    ],
+    ids=lambda value: getattr(value, "stem", value),
+)
+def test_an_array_that_is_missing_costs_its_item_alone(
+    tmp_path: Path, source: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in source.parent.glob(f"{source.stem}.*"):
+        shutil.copy(path, tmp_path)
+    arrays, report = arrays_of(source), tmp_path / "report.json"
+    assert main([str(tmp_path), "--json", str(report)]) == 0
+    whole = json.loads(report.read_text())["items"]
+    np.savez(tmp_path / source.name, **{name: value for name, value in arrays.items() if name != missing})
+    assert main([str(tmp_path), "--json", str(report)]) == 1
+    assert f"cannot be run as a whole: lacks {missing}" in capsys.readouterr().out
+    part = json.loads(report.read_text())
+    assert part["failures"] == [{"network": source.stem, "reason": f"lacks {missing}"}]
+    assert 0 < len(part["items"]) < len(whole)
+    assert {item["item"] for item in part["items"]} < {item["item"] for item in whole}
+
+
 def test_everything_recorded_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the AR model also by how much the best token is ahead; and parts of a fixture are enough."""
     for name in ("ar_v2.npz", "ar_v2.keys.json", "regulator_ar_v2.keys.json"):
