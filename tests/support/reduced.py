@@ -34,17 +34,21 @@ from worker.models.weights.published import PublishedNetwork
 KEYS = [Path(__file__).parents[1] / "data" / folder for folder in ("parity", "parity_v2")]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-_XLSR = XlsrConfig(conv_width=32, width=64, heads=4, inner=128, depth=2)
-_WHISPER = WhisperConfig(width=48, heads=4, inner=96, depth=2, positions=400)
-_BIGVGAN_22K = BigVganConfig(mel_bins=80, rates=(16, 16), kernels=(32, 32), channels=8)
-_BIGVGAN_44K = BigVganConfig(mel_bins=128, rates=(32, 16), kernels=(64, 32), channels=8)
+_XLSR = XlsrConfig(conv_width=16, width=64, heads=4, inner=64, depth=1)
+_WHISPER = WhisperConfig(width=48, heads=4, inner=48, depth=1, positions=400)
+_BIGVGAN_22K = BigVganConfig(80, (16, 16), (32, 32), channels=8, block_kernels=(3,), dilations=(3,))
+_BIGVGAN_44K = BigVganConfig(128, (32, 16), (64, 32), channels=8, block_kernels=(3,), dilations=(3,))
 
 
 def reduced(name: str) -> spec.ModelSpec:
     """A published model with small networks. Mel, embedding and pitch classes are as published."""
     published = spec.SPECS[name]
     content: Any = _XLSR if published.content == "xlsr" else _WHISPER
-    vocoder: Any = {"hift": HiftConfig(channels=32), "bigvgan_22k": _BIGVGAN_22K, "bigvgan_44k": _BIGVGAN_44K}
+    vocoder: Any = {
+        "hift": HiftConfig(channels=16, block_kernels=(3,), dilations=(3,)),
+        "bigvgan_22k": _BIGVGAN_22K,
+        "bigvgan_44k": _BIGVGAN_44K,
+    }
     dit = DiTConfig(published.dit.mel_bins, 64, 3, tokens=published.dit.tokens, wavenet=published.dit.wavenet)
     return replace(
         published,
@@ -52,8 +56,8 @@ def reduced(name: str) -> spec.ModelSpec:
         regulator=RegulatorConfig(content.width, 64, published.pitch),
         content_config=content,
         vocoder_config=vocoder[published.vocoder],
-        style_config=CamPlusConfig(channels=4, layers=(1, 1, 1)),
-        tracker_config=RmvpeConfig(channels=2, hidden=16),
+        style_config=CamPlusConfig(channels=2, layers=(1, 1, 1)),
+        tracker_config=RmvpeConfig(channels=1, hidden=16, blocks=1, deepest=1),
     )
 
 
@@ -67,7 +71,7 @@ def reduced_v2() -> V2Spec:
         regulator=CodeRegulatorConfig(codes=2048, width=128),
         ar=ArConfig(width=384, depth=2, heads=6, inner=256),
         ar_regulator=CodeRegulatorConfig(codes=32, width=384),
-        style=CamPlusConfig(channels=4, layers=(1, 1, 1)),
+        style=CamPlusConfig(channels=2, layers=(1, 1, 1)),
         vocoder=_BIGVGAN_22K,
     )
 
@@ -95,6 +99,8 @@ def write_hub(folder: Path, model: spec.ModelSpec | V2Spec) -> None:
                 "upsample_rates": config.rates,
                 "upsample_kernel_sizes": config.kernels,
                 "upsample_initial_channel": config.channels,
+                "resblock_kernel_sizes": config.block_kernels,
+                "resblock_dilation_sizes": [config.dilations] * len(config.block_kernels),
             }
             cached(folder, layout.repository, layout.config_file).write_text(json.dumps(written))
 

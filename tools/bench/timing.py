@@ -33,6 +33,7 @@ from worker.models.weights.published import PublishedNetwork
 from worker.voices import list_voices
 
 PROMPT_S = 3.0
+BLOCK_MS, LEFT_MS, DIT_LEFT_UNITS = 500, 2500, 75
 SPREAD = 0.95
 V2_RIGHT_MS = 240  # as config/v2.yaml
 
@@ -91,9 +92,9 @@ def make_v2(setting: Setting) -> V2Engine:
         list_voices(ROOT / "worker/assets/voices"),
         setting.rows,
         geometry=Geometry.from_ms(
-            block_ms=500, left_ms=2500, right_ms=V2_RIGHT_MS, output_rate=pipeline.mel_config.rate
+            block_ms=BLOCK_MS, left_ms=LEFT_MS, right_ms=V2_RIGHT_MS, output_rate=pipeline.mel_config.rate
         ),
-        dit_left_units=75,
+        dit_left_units=DIT_LEFT_UNITS,
         max_prompt_s=PROMPT_S,
         steps=setting.steps,
         graphs=setting.graphs,
@@ -111,14 +112,14 @@ def make_engine(setting: Setting) -> DiffusionEngine | V2Engine:
     )
     rate = pipeline.mel_config.rate
     geometry = Geometry.from_ms(
-        block_ms=500, left_ms=2500, right_ms=60 if setting.model == "nano" else 20, output_rate=rate
+        block_ms=BLOCK_MS, left_ms=LEFT_MS, right_ms=60 if setting.model == "nano" else 20, output_rate=rate
     )
     return DiffusionEngine(
         pipeline,
         list_voices(ROOT / "worker/assets/voices"),
         setting.rows,
         geometry=geometry,
-        dit_left_units=75,
+        dit_left_units=DIT_LEFT_UNITS,
         max_prompt_s=PROMPT_S,
         steps=setting.steps,
         graphs=setting.graphs,

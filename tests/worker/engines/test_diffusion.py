@@ -1,10 +1,10 @@
 """The streaming Seed-VC engine on models of reduced size: rows alone and together, streaming against the whole at once,
-options of a session, silence, what a call may not do."""
+options of a session, silence, voices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub import constants
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
 from worker import pitch
 from worker.buckets import bucket_of, buckets
 from worker.engine import Batch, PoolFull, SessionOptions
-from worker.engines.diffusion.engine import DiffusionEngine, Rows
+from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.graphs import GraphCache
 from worker.engines.diffusion.pipeline import Pipeline, Prompts
 from worker.engines.diffusion.pitches import learn_pitch, transpose_pitch
@@ -33,13 +32,13 @@ from worker.streaming.pool import OutOfMemory, StreamPool, UnknownVoice
 from worker.voices import Voice, VoiceError, list_voices
 
 SECONDS = {"carlo": 1.6, "allison": 1.1, "june": 1.3}  # of reference
-STEPS = 3
+STEPS = 2
 TOLERANCE = 1e-3 * 32768
 
 Make = Callable[..., DiffusionEngine]
 
 
-def speech(seconds: float, begin: float = 0.0) -> np.ndarray[Any, np.dtype[np.int16]]:
+def speech(seconds: float, begin: float = 0.3) -> np.ndarray[Any, np.dtype[np.int16]]:
     wave, rate = soundfile.read(ROOT / "worker/assets/samples/sample.flac", dtype="int16")
     assert rate == 16_000
     repeated = np.concatenate([wave, wave[::-1], wave])
@@ -88,6 +87,7 @@ def stream(pool: StreamPool, slots: list[int], waves: list[Any], steps: int = ST
         step = pool.step(slots, [wave[number * size :][:size] for wave in waves], steps=steps)
         for row, block in zip(out, step.blocks, strict=True):
             assert block.error is None
+            assert block.speech  # nothing of what is compared is a gate's silence
             row.append(block.samples)
     return [np.concatenate(row).astype(int) for row in out]
 
@@ -101,34 +101,34 @@ def test_a_session_does_not_notice_its_neighbours(make: Make, name: str, max_pro
         ("allison", SessionOptions(guidance=0.0, f0_shift=3.0), 7),
         ("carlo", SessionOptions(), 11),
     ]
-    waves = [speech(0.72, begin) for begin in (0.3, 1.0, 2.2, 3.1)]
+    waves = [speech(0.48, begin) for begin in (0.3, 1.0, 2.2, 3.1)]
     engine = make(name, max_prompt_s=max_prompt_s)
     assert engine.bank.ragged == (max_prompt_s > 1)
     together = StreamPool(engine, 4)
     slots = [together.open(voice, options=options, seed=seed) for voice, options, seed in sessions]
     outs = stream(together, slots, waves)
-    compared = range(4) if name == "tiny" else (1, 2)  # the other models' vocoders are slow
-    for session in compared:
+    alone = StreamPool(make(name, max_prompt_s=max_prompt_s, rows=1), 1)
+    for session in range(4) if name == "tiny" else (1, 2):
         (voice, options, seed), wave, out = sessions[session], waves[session], outs[session]
-        alone = StreamPool(make(name, max_prompt_s=max_prompt_s, rows=1), 1)
-        expected = stream(alone, [alone.open(voice, options=options, seed=seed)], [wave])[0]
+        slot = alone.open(voice, options=options, seed=seed)
+        expected = stream(alone, [slot], [wave])[0]
+        alone.close(slot)
         assert np.abs(expected).max() > 300
         assert np.abs(out - expected).max() <= TOLERANCE
     assert np.abs(outs[0] - outs[3]).max() > TOLERANCE  # the same voice and seed, other words
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-@pytest.mark.parametrize("block_ms", [160, 500, 1000])
+@pytest.mark.parametrize(("name", "block_ms"), [("tiny", 160), ("small", 500), ("tiny", 1000)])
 def test_streaming_equals_the_whole_at_once(make: Make, name: str, block_ms: int) -> None:
     """All windows of a file in one call, joined afterwards, against block by block; the last block is half silence.
 
     Both run the same arithmetic in batches of another size, so only float32 rounding may differ.
     """
-    engine = make(name, block_ms=block_ms, rows=20)
+    engine = make(name, block_ms=block_ms, rows=9)
     geometry, size = engine.geometry, engine.geometry.block_samples_in
-    wave = speech(2.0 + 0.4 * block_ms / 1000)
+    wave = speech(1.2 + 0.4 * block_ms / 1000)
     wave = np.pad(wave, (0, -len(wave) % size))
-    pool = StreamPool(engine, 20, gate=EnergyGate(20, hangover_blocks=100))
+    pool = StreamPool(engine, 9, gate=EnergyGate(9, hangover_blocks=100))
     streamed = stream(pool, [pool.open("june", seed=9)], [wave])[0]
 
     count = len(wave) // size
@@ -160,25 +160,29 @@ def test_a_frame_keeps_its_noise_as_windows_move_on(make: Make) -> None:
 
 def test_sessions_are_reproducible_and_seeds_differ(make: Make) -> None:
     def once(seed: int) -> Any:
-        pool = StreamPool(make(), 4)
-        return stream(pool, [pool.open("carlo", seed=seed)], [speech(0.96)])[0]
+        pool = StreamPool(make(rows=1), 1)
+        return stream(pool, [pool.open("carlo", seed=seed)], [speech(0.48)])[0]
 
-    assert np.array_equal(once(3), once(3))
-    assert np.abs(once(3) - once(4)).max() > 50
+    first = once(3)
+    assert np.array_equal(first, once(3))
+    assert np.abs(first - once(4)).max() > 50
 
 
 def test_fewer_steps_are_fewer(make: Make) -> None:
     """A row's own limit, and the call's, give what a worker of so many steps gives."""
-    wave = speech(0.96)
+    wave, engine = speech(0.48), make(rows=1, steps=3)
 
     def once(engine: DiffusionEngine, options: SessionOptions, steps: int) -> Any:
-        pool = StreamPool(engine, 4)
-        return stream(pool, [pool.open("carlo", options=options)], [wave], steps)[0]
+        pool = StreamPool(engine, 1)
+        slot = pool.open("carlo", options=options)
+        out = stream(pool, [slot], [wave], steps)[0]
+        pool.close(slot)
+        return out
 
-    two = once(make(steps=2), SessionOptions(), 10)
-    assert np.abs(once(make(steps=3), SessionOptions(steps=2), 10) - two).max() <= 2
-    assert np.abs(once(make(steps=3), SessionOptions(), 2) - two).max() <= 2
-    assert np.abs(once(make(steps=3), SessionOptions(), 10) - two).max() > 50
+    two = once(make(rows=1, steps=2), SessionOptions(), 10)
+    assert np.abs(once(engine, SessionOptions(steps=2), 10) - two).max() <= 2
+    assert np.abs(once(engine, SessionOptions(), 2) - two).max() <= 2
+    assert np.abs(once(engine, SessionOptions(), 10) - two).max() > 50
 
 
 def test_silence_is_skipped_and_speech_before_it_stays_as_context(make: Make) -> None:
@@ -232,30 +236,6 @@ def test_a_caller_is_listened_to_for_pitch() -> None:
     assert torch.equal(learn_pitch(torch.zeros(1, 60), then, newest), then)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_a_call_reads_no_value_on_the_host(make: Make, name: str) -> None:
-    """So that it can be captured as a CUDA graph."""
-    engine = make(name, max_prompt_s=3.0)
-    rows = Rows(
-        window=torch.zeros(2, engine.geometry.window_samples),
-        position=torch.tensor([12, 24]),
-        seed=torch.tensor([1, 2]),
-        pitches=engine.state.pitches[:2],
-        shift=torch.zeros(2),
-        steps=torch.tensor([2, 3]),
-        guidance=torch.tensor([0.7, 0.0]),
-        prompt=torch.tensor([0, 1]),
-        index=torch.tensor([0, 0]),
-        retrieval=torch.zeros(2),
-    )
-    engine.pipeline.solver(STEPS).prepare_rows()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)  # a tensor without values: reading one raises
-    with mode, torch.inference_mode():
-        fake = Rows(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
-        wave, _ = engine.call(fake, STEPS, mixed=True)
-    assert wave.shape == (2, engine.geometry.engine_samples)
-
-
 def test_voices_come_and_go_within_the_bound(make: Make) -> None:
     engine = make(max_prompts=2, rows=4)
     assert engine.bank.names == ["allison", "carlo"]
@@ -268,9 +248,9 @@ def test_voices_come_and_go_within_the_bound(make: Make) -> None:
     assert pool.sessions == 2
     pool.close(first)
     third = pool.open("allison")
-    out = stream(pool, [second, third], [speech(0.96)] * 2)
+    out = stream(pool, [second, third], [speech(0.48)] * 2)
     fresh = StreamPool(make(rows=4), 4)
-    expected = stream(fresh, [fresh.open("june"), fresh.open("allison")], [speech(0.96)] * 2)
+    expected = stream(fresh, [fresh.open("june"), fresh.open("allison")], [speech(0.48)] * 2)
     assert np.abs(out[0] - expected[0]).max() <= TOLERANCE
     assert np.abs(out[1] - expected[1]).max() <= TOLERANCE
 
@@ -287,7 +267,7 @@ def test_a_voice_that_a_session_brings_sounds_as_one_of_the_workers_own(make: Ma
     own = pool.open("june", seed=3)
     assert {"clip:1", "june"} <= set(engine.bank.names)
     assert "clip:1" not in engine.voices
-    out = stream(pool, [guest, own, again], [speech(0.96)] * 3)
+    out = stream(pool, [guest, own, again], [speech(0.48)] * 3)
     assert np.abs(out[0]).max() > 300
     assert np.abs(out[0] - out[1]).max() <= TOLERANCE
     assert np.abs(out[0] - out[2]).max() <= TOLERANCE
@@ -301,10 +281,10 @@ def test_guests_of_every_length_share_one_mask(make: Make, voices: list[Voice]) 
     sounds = {voice.name: voice.path.read_bytes() for voice in voices}
     together = StreamPool(make(rows=4, max_prompt_s=1.7, guest_voices=3), 4)
     slots = [together.open(f"clip:{name}", reference=sounds[name]) for name in ("carlo", "allison")]
-    outs = stream(together, slots, [speech(0.96)] * 2)
+    outs = stream(together, slots, [speech(0.48)] * 2)
     for name, out in zip(("carlo", "allison"), outs, strict=True):
         alone = StreamPool(make(rows=1, max_prompt_s=1.7), 1)
-        expected = stream(alone, [alone.open(name)], [speech(0.96)])[0]
+        expected = stream(alone, [alone.open(name)], [speech(0.48)])[0]
         assert np.abs(out - expected).max() <= TOLERANCE
 
 
@@ -314,7 +294,7 @@ def test_what_is_no_voice_ends_its_own_session_alone(make: Make) -> None:
         with pytest.raises(VoiceError, match="cannot read recording"):
             pool.open("clip:x", reference=sound)
     assert pool.sessions == 0
-    stream(pool, [pool.open("june")], [speech(0.96)])
+    stream(pool, [pool.open("june")], [speech(0.48)])
 
 
 def test_a_session_that_cannot_begin_costs_no_row(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

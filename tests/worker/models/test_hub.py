@@ -74,18 +74,24 @@ def test_a_name_that_two_repositories_share_needs_a_folder(tmp_path: Path) -> No
 
 
 def test_a_vocoder_follows_the_configuration_beside_it(tmp_path: Path) -> None:
-    config = bigvgan.BigVganConfig(mel_bins=8, rates=(4, 2), kernels=(8, 4), channels=16)
+    config = bigvgan.BigVganConfig(
+        mel_bins=8, rates=(4, 2), kernels=(8, 4), channels=16, block_kernels=(3, 5), dilations=(1, 2)
+    )
     folder = tmp_path / "bigvgan_v2_22khz_80band_256x"
     folder.mkdir()
     torch.save({"generator": bigvgan.BigVgan(config).state_dict()}, folder / "bigvgan_generator.pt")
     published = {"num_mels": 8, "upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4]}
     published |= {"upsample_initial_channel": 16, "activation": "snakebeta"}
+    published |= {"resblock_kernel_sizes": [3, 5], "resblock_dilation_sizes": [[1, 2], [1, 2]]}
     (folder / "config.json").write_text(json.dumps(published))
     network = hub.load(NETWORKS["bigvgan_22k"], tmp_path)
     assert isinstance(network, bigvgan.BigVgan)
     assert network.config == config
     (folder / "config.json").write_text(json.dumps(published | {"activation": "snake"}))
     with pytest.raises(CheckpointError, match="activation is 'snake'"):
+        hub.load(NETWORKS["bigvgan_22k"], tmp_path)
+    (folder / "config.json").write_text(json.dumps(published | {"resblock_dilation_sizes": [[1, 2], [1, 3]]}))
+    with pytest.raises(CheckpointError, match=r"resblock_dilation_sizes are .* not the same for each kernel"):
         hub.load(NETWORKS["bigvgan_22k"], tmp_path)
     (folder / "config.json").write_text(json.dumps({"num_mels": 8}))
     with pytest.raises(CheckpointError, match="lacks upsample_initial_channel"):

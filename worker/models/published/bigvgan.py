@@ -18,7 +18,6 @@ from worker.models import fused
 from worker.models.networks import Vocoder
 from worker.models.weights.published import PublishedFile, PublishedNetwork, as_published
 
-BLOCK_KERNELS = (3, 7, 11)
 DILATIONS = (1, 3, 5)
 TAPS = 12
 CUTOFF = 0.25  # cycles a sample at the doubled rate
@@ -33,6 +32,8 @@ class BigVganConfig:
     rates: tuple[int, ...]
     kernels: tuple[int, ...]
     channels: int = 1536
+    block_kernels: tuple[int, ...] = (3, 7, 11)  # of the residual blocks after each stage, side by side
+    dilations: tuple[int, ...] = DILATIONS  # within a block, one after the other
 
     @property
     def hop(self) -> int:
@@ -42,8 +43,6 @@ class BigVganConfig:
     def from_published(cls, config: Mapping[str, object]) -> BigVganConfig:
         """From the ``config.json`` beside the weights. Raises ``ValueError`` naming what this network is not."""
         expected = {
-            "resblock_kernel_sizes": list(BLOCK_KERNELS),
-            "resblock_dilation_sizes": [list(DILATIONS)] * len(BLOCK_KERNELS),
             "activation": "snakebeta",
             "snake_logscale": True,
             "use_tanh_at_final": False,
@@ -57,9 +56,12 @@ class BigVganConfig:
         if missing:
             raise ValueError(f"BigVGAN's configuration lacks {', '.join(sorted(missing))}")
 
-        def numbers(name: str) -> tuple[int, ...]:
-            values = config[name]
-            if not isinstance(values, list) or not all(isinstance(value, int) and value > 0 for value in values):
+        def numbers(name: str, values: object) -> tuple[int, ...]:
+            if (
+                not isinstance(values, list)
+                or not values
+                or not all(isinstance(value, int) and value > 0 for value in values)
+            ):
                 raise ValueError(f"BigVGAN's {name} must be a list of positive integers, got {values!r}")
             return tuple(values)
 
@@ -69,11 +71,17 @@ class BigVganConfig:
                 raise ValueError(f"BigVGAN's {name} must be a positive integer, got {value!r}")
             return value
 
+        kernels = numbers("resblock_kernel_sizes", config.get("resblock_kernel_sizes", [3, 7, 11]))
+        dilations = config.get("resblock_dilation_sizes", [list(DILATIONS)] * len(kernels))
+        if not isinstance(dilations, list) or not dilations or dilations != dilations[:1] * len(kernels):
+            raise ValueError(f"BigVGAN's resblock_dilation_sizes are {dilations!r}, not the same for each kernel")
         return cls(
             number("num_mels"),
-            numbers("upsample_rates"),
-            numbers("upsample_kernel_sizes"),
+            numbers("upsample_rates", config["upsample_rates"]),
+            numbers("upsample_kernel_sizes", config["upsample_kernel_sizes"]),
             number("upsample_initial_channel"),
+            kernels,
+            numbers("resblock_dilation_sizes", dilations[0]),
         )
 
 
@@ -122,13 +130,13 @@ class AliasFreeSnake(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...] = DILATIONS) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel // 2)) for d in DILATIONS
+            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel // 2)) for d in dilations
         )
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in DILATIONS)
-        self.activations = nn.ModuleList(AliasFreeSnake(channels) for _ in range(2 * len(DILATIONS)))
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations)
+        self.activations = nn.ModuleList(AliasFreeSnake(channels) for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = zip(self.activations[::2], self.convs1, self.activations[1::2], self.convs2, strict=True)
@@ -147,7 +155,9 @@ class BigVgan(nn.Module):
             nn.Sequential(nn.ConvTranspose1d(widths[i], widths[i + 1], kernel, rate, padding=(kernel - rate) // 2))
             for i, (rate, kernel) in enumerate(zip(config.rates, config.kernels, strict=True))
         )
-        self.resblocks = nn.ModuleList(ResidualBlock(width, kernel) for width in widths[1:] for kernel in BLOCK_KERNELS)
+        self.resblocks = nn.ModuleList(
+            ResidualBlock(width, kernel, config.dilations) for width in widths[1:] for kernel in config.block_kernels
+        )
         self.activation_post = AliasFreeSnake(widths[-1])
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
 
@@ -156,8 +166,9 @@ class BigVgan(nn.Module):
         x = self.conv_pre(mel.to(self.conv_pre.weight.dtype))
         for stage, up in enumerate(self.ups):
             x = up(x)
-            blocks = self.resblocks[len(BLOCK_KERNELS) * stage :][: len(BLOCK_KERNELS)]
-            x = sum(block(x) for block in blocks) / len(BLOCK_KERNELS)
+            count = len(self.config.block_kernels)
+            blocks = self.resblocks[count * stage :][:count]
+            x = sum(block(x) for block in blocks) / count
         return self.conv_post(self.activation_post(x))[:, 0].clamp(-1, 1)
 
 

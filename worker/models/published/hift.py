@@ -26,7 +26,7 @@ N_FFT = 16
 FFT_HOP = 4
 FFT_BINS = N_FFT // 2 + 1
 DILATIONS = (1, 3, 5)
-BLOCK_KERNELS = (3, 7, 11)
+SOURCE_KERNELS = (7, 11)
 SINE_LEVEL = 0.1
 NOISE_LEVEL = 0.003  # beside a voiced sine; an unvoiced frame gets a third of the sine's level
 VOICED_HZ = 10.0
@@ -38,6 +38,8 @@ MAX_LEVEL = 0.99
 class HiftConfig:
     mel_bins: int = 80
     channels: int = 512
+    block_kernels: tuple[int, ...] = (3, 7, 11)  # of the residual blocks after each stage, side by side
+    dilations: tuple[int, ...] = DILATIONS  # within a block, one after the other
 
 
 class Snake(nn.Module):
@@ -55,14 +57,14 @@ class Snake(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...] = DILATIONS) -> None:
         super().__init__()
-        self.activations1 = nn.ModuleList(Snake(channels) for _ in DILATIONS)
+        self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel // 2)) for d in DILATIONS
+            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel // 2)) for d in dilations
         )
-        self.activations2 = nn.ModuleList(Snake(channels) for _ in DILATIONS)
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in DILATIONS)
+        self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
@@ -159,8 +161,14 @@ class Hift(nn.Module):
         self.ups = nn.ModuleList(nn.ConvTranspose1d(a, b, 16, 8, padding=4) for a, b in pairwise(widths))
         source_down = nn.Conv1d(2 * FFT_BINS, widths[1], 16, 8, padding=4)
         self.source_downs = nn.ModuleList([source_down, nn.Conv1d(2 * FFT_BINS, widths[2], 1)])
-        self.source_resblocks = nn.ModuleList([ResidualBlock(widths[1], 7), ResidualBlock(widths[2], 11)])
-        self.resblocks = nn.ModuleList(ResidualBlock(width, kernel) for width in widths[1:] for kernel in BLOCK_KERNELS)
+        kernels, dilations = config.block_kernels, config.dilations
+        self.source_resblocks = nn.ModuleList(
+            ResidualBlock(width, kernel, dilations) for width, kernel in zip(widths[1:], SOURCE_KERNELS, strict=True)
+        )
+        self.resblocks = nn.ModuleList(
+            ResidualBlock(width, kernel, dilations) for width in widths[1:] for kernel in kernels
+        )
+        self.blocks_a_stage = len(kernels)
         self.conv_post = nn.Conv1d(widths[2], 2 * FFT_BINS, 7, padding=3)
 
     def forward(
@@ -187,8 +195,8 @@ class Hift(nn.Module):
             if stage == len(self.ups) - 1:
                 x = F.pad(x, (1, 0), mode="reflect")  # the centred transform has one frame more
             x = x + self.source_resblocks[stage](down(spectrum))
-            blocks = self.resblocks[len(BLOCK_KERNELS) * stage :][: len(BLOCK_KERNELS)]
-            x = sum(block(x) for block in blocks) / len(BLOCK_KERNELS)
+            blocks = self.resblocks[self.blocks_a_stage * stage :][: self.blocks_a_stage]
+            x = sum(block(x) for block in blocks) / len(blocks)
         log_magnitude, phase = self.conv_post(F.leaky_relu(x, 0.01)).chunk(2, dim=1)
         wave = self.fourier.inverse(log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase.sin())
         return wave.clamp(-MAX_LEVEL, MAX_LEVEL)

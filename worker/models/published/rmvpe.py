@@ -30,6 +30,8 @@ UNVOICED = 0.03  # salience
 class RmvpeConfig:
     channels: int = 16  # of the first level; each further one has twice as many
     hidden: int = 256  # of the GRU, each way
+    blocks: int = 4  # of each level
+    deepest: int = 4  # levels between encoder and decoder
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -72,16 +74,16 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def four_blocks(channels: int, out: int) -> nn.Sequential:
-    return nn.Sequential(ResidualBlock(channels, out), *(ResidualBlock(out, out) for _ in range(3)))
+def in_sequence(blocks: int, channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(channels, out), *(ResidualBlock(out, out) for _ in range(blocks - 1)))
 
 
 class Level(nn.Module):
-    """Four blocks under the name ``conv``, as in the published file."""
+    """Blocks under the name ``conv``, as in the published file."""
 
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, blocks: int, channels: int, out: int) -> None:
         super().__init__()
-        self.conv = four_blocks(channels, out)
+        self.conv = in_sequence(blocks, channels, out)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x)
@@ -89,10 +91,10 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, levels: tuple[int, ...]) -> None:
+    def __init__(self, blocks: int, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(1)
-        self.layers = nn.ModuleList(Level(a, b) for a, b in zip((1, *levels), levels, strict=False))
+        self.layers = nn.ModuleList(Level(blocks, a, b) for a, b in zip((1, *levels), levels, strict=False))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns the halved last level and every level's output before it was halved."""
@@ -105,9 +107,10 @@ class Encoder(nn.Module):
 
 
 class Intermediate(nn.Module):
-    def __init__(self, top: int) -> None:
+    def __init__(self, blocks: int, count: int, top: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(Level(top, 2 * top), *(Level(2 * top, 2 * top) for _ in range(3)))
+        further = (Level(blocks, 2 * top, 2 * top) for _ in range(count - 1))
+        self.layers = nn.Sequential(Level(blocks, top, 2 * top), *further)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
@@ -115,11 +118,11 @@ class Intermediate(nn.Module):
 
 
 class UpLevel(nn.Module):
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, blocks: int, channels: int, out: int) -> None:
         super().__init__()
         up = nn.ConvTranspose2d(channels, out, 3, 2, padding=1, output_padding=1, bias=False)
         self.conv1 = nn.Sequential(up, nn.BatchNorm2d(out), nn.ReLU())
-        self.conv2 = four_blocks(2 * out, out)
+        self.conv2 = in_sequence(blocks, 2 * out, out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         out: Tensor = self.conv2(torch.cat([self.conv1(x), skip], dim=1))
@@ -127,9 +130,9 @@ class UpLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, levels: tuple[int, ...]) -> None:
+    def __init__(self, blocks: int, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(UpLevel(2 * width, width) for width in reversed(levels))
+        self.layers = nn.ModuleList(UpLevel(blocks, 2 * width, width) for width in reversed(levels))
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         for layer, skip in zip(self.layers, reversed(levels), strict=True):
@@ -138,11 +141,11 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    def __init__(self, levels: tuple[int, ...]) -> None:
+    def __init__(self, config: RmvpeConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(levels)
-        self.intermediate = Intermediate(levels[-1])
-        self.decoder = Decoder(levels)
+        self.encoder = Encoder(config.blocks, config.levels)
+        self.intermediate = Intermediate(config.blocks, config.deepest, config.levels[-1])
+        self.decoder = Decoder(config.blocks, config.levels)
 
     def forward(self, x: Tensor) -> Tensor:
         x, levels = self.encoder(x)
@@ -164,7 +167,7 @@ class Rmvpe(nn.Module):
     def __init__(self, config: RmvpeConfig | None = None) -> None:
         super().__init__()
         config = config or RmvpeConfig()
-        self.unet = UNet(config.levels)
+        self.unet = UNet(config)
         self.cnn = nn.Conv2d(config.channels, 3, 3, padding=1)
         self.fc = nn.Sequential(Recurrence(3 * MEL_BINS, config.hidden), nn.Linear(2 * config.hidden, CLASSES))
 
