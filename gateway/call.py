@@ -25,6 +25,7 @@ from gateway.request import SessionRequest
 from gateway.resume.continuation import Continuation
 from gateway.resume.line import Line
 from gateway.resume.said import Said
+from gateway.resume.same import check_same
 from gateway.session import Session
 from gateway.statistics import block_stats
 from gateway.stream import Stream, StreamSpec
@@ -61,6 +62,7 @@ class Call:
         self._log: Logger = for_session(visit.request.session_id)
         self._session: Session | None = None
         self._stream: Stream | None = None  # while it has or may have a worker
+        self._spec: StreamSpec | None = None
         self._continuation: Continuation | None = None
         self._drained = False  # the gateway's end cut the caller's sound short
         self._ticket: Ticket | None = None
@@ -102,9 +104,9 @@ class Call:
                 await self.line.caller.refuse(error)
             return error.code
 
-    def speaks_as(self, request: SessionRequest) -> bool:
-        """Whether the sound of `request` lies in its messages as this call's does."""
-        return (request.audio_in, request.audio_out) == (self._request.audio_in, self._request.audio_out)
+    def check_return(self, request: SessionRequest) -> None:
+        """Raises `SessionError` INVALID_CONFIG for a caller who comes back and asks for another call than this."""
+        check_same(self._request, self._spec, request)
 
     def give_up(self) -> None:
         """Another call needs what this one's limits leave; it is about to be cancelled."""
@@ -131,7 +133,7 @@ class Call:
         await self._claim(self._request.session_id)
         reference = await self._context.references.of(self._request, self.principal.name)
         opening = open_session(self._request, reference, self._context, self._observers)
-        self._stream = stream = opening.stream
+        self._stream, self._spec = (stream := opening.stream), opening.stream.spec
         reservation.release()
         try:
             await self._await_opened(stream)

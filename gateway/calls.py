@@ -143,8 +143,8 @@ class Calls:
         found = await asyncio.to_thread(self._returns.find, resume.token, session_id, visit.principal.name)
         if found.where is Where.HERE:
             call = self._by_name.get(found.call)
-            if call is not None and not call.speaks_as(visit.request):
-                raise bad_field("resume", "the call has other encodings or rates")
+            if call is not None:
+                call.check_return(visit.request)
             if call is None or not await call.line.take(visit.caller, resume.heard):
                 raise late(self._config.resume_window_s)
             return True

@@ -268,6 +268,32 @@ async def test_a_token_is_of_one_session_and_one_principal(service: Service) -> 
     await other.close()
 
 
+async def test_coming_back_does_not_change_a_call(service: Service) -> None:
+    """What is asked for anew and is not what the call has is refused by its name; the same, and nothing, are not."""
+    await service.worker()
+    socket, ready = await connect(service, session_id="mine", options={"steps": 2})
+    back = {"session_id": "mine", "resume": ready["resume"], "heard": 0}
+    for field, other in (
+        ("voice", {"voice": "two"}),
+        ("voice_audio", {"voice_audio": "AAAA"}),
+        ("model", {"model": "tiny"}),
+        ("stats", {"stats": True}),
+        ("options.steps", {"options": {"steps": 3}}),
+        ("options.guidance", {"options": {"steps": 2, "guidance": 0.5}}),
+    ):
+        _, error = await connect(service, **back, **other)
+        assert (error["error_code"], error["details"]["fields"]) == ("INVALID_CONFIG", [field])
+        assert "the call has another, and keeps it" in error["message"]
+    await socket.send_json({"type": "ping"})  # nobody was disturbed
+    assert await socket.receive_json(timeout=PATIENCE_S) == {"type": "pong"}
+    for same in ({}, {"voice": "one", "model": "echo", "options": {"steps": 2}, "stats": False}):
+        again, answer = await connect(service, **back, **same)
+        assert (answer["resumed"], answer["new_stream"]) == (True, False)
+    wave = noise(200)
+    await say(again, wave)
+    assert await finish(again) == whole(wave)
+
+
 async def test_what_is_kept_is_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(said, "MAX_KEPT_BYTES", 8000)
     await service.worker()
