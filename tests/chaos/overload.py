@@ -32,9 +32,10 @@ class Overload:
     problems: list[str]
 
 
-async def overload(folder: Path, *, places: int, seconds: float) -> Overload:
-    """Every caller's blocks are complete at the same moments."""
-    with place(folder, workers=1, settings={"WORKER__MAX_SESSIONS": places, "GATEWAY__REFUSALS_PER_S": 1000}) as where:
+async def overload(folder: Path, *, places: int, seconds: float, forked: bool = False) -> Overload:
+    """Every caller's blocks are complete at the same moments. forked: the service's processes are (see `Place`)."""
+    settings = {"WORKER__MAX_SESSIONS": places, "GATEWAY__REFUSALS_PER_S": 1000}
+    with place(folder, workers=1, settings=settings, forked=forked) as where:
         await where.until(lambda: where.workers_at() == 1)
         before = where.held()
         waves = [voice_of(number, seconds) for number in range(_TIMES * places)]

@@ -21,6 +21,7 @@ import psutil
 
 from shared.addresses import free_port, free_ports
 from shared.config import ROOT
+from tests.support.forked import Forked, start_module
 
 KEY = "a-key-for-chaos"
 _FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -42,13 +43,14 @@ class Place:
     small_disk: bool = False  # a real one where this user may mount, else a bound of files
     stepped_clock: bool = False
     slow_ms: float = 0.0  # that each call of the first worker's engine takes
+    forked: bool = False  # not started anew: without what a process has from its first moment, a clock or a bound
     settings: dict[str, Any] = field(default_factory=dict)
     link_of: Callable[[int], int] | None = None  # where workers find the link of a gateway; None: where it is
 
     def __post_init__(self) -> None:
         self.port = free_port()
         self.link_port = free_ports(self.gateways)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[bytes] | Forked] = {}
         self.disk = self.folder / "disk"
         self.disk.mkdir()
         self.has_disk = self.small_disk and _mount(self.disk)
@@ -90,15 +92,24 @@ class Place:
         """``gateway-N`` or ``worker-N``."""
         role, number = name.split("-")
         if role == "gateway":
-            command = [sys.executable, "-m", "gateway", "--number", number]
+            module = ["gateway", "--number", number]
         else:
             where = self.link_of or (lambda gateway: self.link_port + gateway)
             links = [f"tcp://127.0.0.1:{where(gateway)}" for gateway in range(self.gateways)]
             slow_ms = self.slow_ms if number == "0" else 0.0
-            command = [sys.executable, "-m", "tests.chaos.worker", name, str(slow_ms), str(self.folder), *links]
-        with (self.folder / f"{name}.out").open("ab") as out:
+            module = ["tests.chaos.worker", name, str(slow_ms), str(self.folder), *links]
+        path = self.folder / f"{name}.out"
+        if self.forked:
+            self.running[name] = start_module(*module, environ=self.environ, out=path)
+            return
+        with path.open("ab") as out:
             self.running[name] = subprocess.Popen(
-                command, env=self.environ, cwd=ROOT, stdout=out, stderr=out, preexec_fn=self._limit
+                [sys.executable, "-m", *module],
+                env=self.environ,
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                preexec_fn=self._limit,
             )
 
     def _limit(self) -> None:

@@ -241,7 +241,7 @@ async def a_bit_of_everything(trouble: Trouble) -> None:
     await asyncio.gather(*others)
 
 
-SELECTION = Scenario("a bit of everything", a_bit_of_everything, options={"gateways": 2, "workers": 3})
+SELECTION = Scenario("a bit of everything", a_bit_of_everything, options={"gateways": 2, "workers": 3, "forked": True})
 RECORDED = {"RECORDING__ENABLED": "true"}
 SCENARIOS = (
     Scenario("a worker is killed", kill_a_worker),

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 
 from shared.addresses import free_port
 from shared.config import ROOT
+from tests.support.forked import Forked, run_module, start_module
 from tests.support.waiting import until
 
 KEY = "an-end-to-end-key"
@@ -62,16 +62,12 @@ class Serve:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/ws"
 
-    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tools.service.cli", *arguments]
-        with (self.folder / f"{arguments[0]}.out").open("w") as log:
-            return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
+    def spawn(self, *arguments: str) -> Forked:
+        out = self.folder / f"{arguments[0]}.out"
+        return start_module("tools.service.cli", *arguments, environ=self.environ, out=out)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tools.service.cli", *arguments]
-        return subprocess.run(
-            command, env=self.environ, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
-        )
+        return run_module("tools.service.cli", *arguments, environ=self.environ)
 
     def get(self, path: str) -> tuple[int, Any]:
         try:

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,23 +14,17 @@ import aiohttp
 import numpy as np
 import pytest
 
+import worker.main
 from shared.addresses import free_port
-from shared.config import ROOT
+from shared.config import load
+from tests.support.forked import Forked
 from tests.support.reduced import reduced, write_hub
 from tools.client.client import Call, CallConfig, CallError, call, read_source
+from worker.models.seedvc import spec
 
 from ..support.room import when_there_is_room
 from .conftest import KEY, SAMPLE, Serve
 
-_WORKER = """
-import sys
-from shared.config import load
-from tests.support.reduced import reduced
-from worker.models.seedvc import spec
-import worker.main
-spec.SPECS["tiny"] = reduced("tiny")
-sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", sys.argv[2]))
-"""
 SETTINGS = {
     "WORKER__MODEL": "tiny",
     "WORKER__BLOCK_MS": 400,
@@ -44,18 +36,23 @@ SETTINGS = {
     "WORKER__MIN_STEPS": 2,  # the load of other tests changes nothing
     "WORKER__MAX_BATCH": 4,
     "WORKER__VAD": "silero",
-    "HF_HUB_OFFLINE": 1,
 }
 
 
 pytestmark = pytest.mark.serial  # one of them is, and they share what took long to start
 
 
+def run_worker(link: str, name: str) -> int:
+    """A worker whose tiny model is of reduced size."""
+    spec.SPECS["tiny"] = reduced("tiny")
+    return worker.main.run(load(), [link], "cpu", name)
+
+
 class Pool(Serve):
     """A gateway and workers that were started apart."""
 
     settings: ClassVar[dict[str, Any]] = SETTINGS
-    program = _WORKER
+    program = staticmethod(run_worker)
 
     def start_with(self, checkpoints: Path) -> Pool:
         self.port, self.link_port = free_port(), free_port()
@@ -68,17 +65,15 @@ class Pool(Serve):
             "LOG__DIR": self.folder / "logs",
             **self.settings,
         }
-        names = {key: key if key.startswith("HF_") else f"FASTVC_{key}" for key in given}
-        self.environ = os.environ | {names[key]: str(value) for key, value in given.items()}
+        self.environ = os.environ | {f"FASTVC_{key}": str(value) for key, value in given.items()}
         self.process = self.spawn("gateway")
         self.working = [self.work(f"worker-{number}") for number in range(self.workers)]
         self.until(lambda: self.is_ready() and self.ready_workers() == self.workers, timeout_s=100)
         return self
 
-    def work(self, name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", self.program, f"tcp://127.0.0.1:{self.link_port}", name]
-        with (self.folder / f"{name}.out").open("w") as log:
-            return subprocess.Popen(command, env=self.environ, cwd=ROOT, text=True, stdout=log, stderr=log)
+    def work(self, name: str) -> Forked:
+        link, out = f"tcp://127.0.0.1:{self.link_port}", self.folder / f"{name}.out"
+        return Forked(self.program, link, name, environ=self.environ, out=out)
 
     def end(self) -> None:
         """Of all; some were killed before."""

@@ -9,21 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+import worker.main
+from shared.config import load
 from tests.support.reduced import reduced_v2, write_hub
 from tools.client.client import CallError
+from worker.engines.v2 import engine
+from worker.models.seedvc2.model import SeedVc2
 
 from .test_model import SETTINGS, Pool, convert
 
-_WORKER = """
-import sys
-from shared.config import load
-from tests.support.reduced import reduced_v2
-from worker.engines.v2 import engine
-from worker.models.seedvc2.model import SeedVc2
-import worker.main
-engine.SeedVc2 = lambda: SeedVc2(reduced_v2())
-sys.exit(worker.main.run(load(), [sys.argv[1]], "cpu", sys.argv[2]))
-"""
+
+def run_worker(link: str, name: str) -> int:
+    """A worker whose networks are of reduced size."""
+    engine.SeedVc2 = lambda: SeedVc2(reduced_v2())  # type: ignore[misc]
+    return worker.main.run(load(), [link], "cpu", name)
 
 
 class V2Pool(Pool):
@@ -37,7 +36,7 @@ class V2Pool(Pool):
         "WORKER__STEPS": 1,
         "WORKER__MIN_STEPS": 1,
     }
-    program = _WORKER
+    program = staticmethod(run_worker)
 
 
 @pytest.fixture(scope="module")

@@ -1,39 +1,30 @@
-"""Worker processes that do not import torch again: forked from a server that has it."""
+"""A worker process for a test that is its gateway."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 import time
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import worker.engines.passthrough
 import worker.main
 import worker.serving.link
 from shared.config import load
+from tests.support.forked import Forked
 from worker.engine import Batch
 
 STALL_LEVEL = 7777  # int16 that makes the engine stall
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
-
 
 def start_worker(
-    environ: dict[str, str], gateways: list[str], *, stall_s: float = 0.0, watch_s: float = 0.0
-) -> BaseProcess:
+    environ: dict[str, str], gateways: list[str], out: Path, *, stall_s: float = 0.0, watch_s: float = 0.0
+) -> Forked:
     """A worker ``worker-test`` with the passthrough engine, in an environment of its own. stall_s: what a block that
     ends with `STALL_LEVEL` takes; watch_s: how late the worker begins to watch its socket."""
-    process = _context.Process(target=_run, args=(environ, gateways, stall_s, watch_s))
-    process.start()
-    return process
+    return Forked(_run, gateways, stall_s, watch_s, environ=environ, out=out)
 
 
-def _run(environ: dict[str, str], gateways: list[str], stall_s: float, watch_s: float) -> None:
-    os.environ.clear()
-    os.environ.update(environ)
+def _run(gateways: list[str], stall_s: float, watch_s: float) -> int:
     watch, convert = worker.serving.link.monitor, worker.engines.passthrough.PassthroughEngine.convert
 
     def watch_late(*arguments: Any) -> Any:
@@ -47,4 +38,4 @@ def _run(environ: dict[str, str], gateways: list[str], stall_s: float, watch_s: 
 
     worker.serving.link.monitor = watch_late
     worker.engines.passthrough.PassthroughEngine.convert = stalling  # type: ignore[method-assign]
-    sys.exit(worker.main.run(load(), gateways, "cpu", "worker-test"))
+    return worker.main.run(load(), gateways, "cpu", "worker-test")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from shared.messages import (
     decode_from_worker,
     encode,
 )
+from tests.support.forked import Forked, run_module
 from tests.support.worker_process import STALL_LEVEL, start_worker
 
 BLOCK = 3200
@@ -92,10 +90,10 @@ def gateway() -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
-    started: list[BaseProcess] = []
+def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+    started: list[Forked] = []
 
-    def start(stall_s: float = 0.0, watch_s: float = 0.0, **settings: Any) -> BaseProcess:
+    def start(stall_s: float = 0.0, watch_s: float = 0.0, **settings: Any) -> Forked:
         given = {
             "ENV": "shift",
             "WORKER__MODEL": "passthrough",
@@ -107,18 +105,13 @@ def start(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., BaseProces
         }
         environ = {f"FASTVC_{key}": str(value) for key, value in given.items()}
         gateways = [f"tcp://127.0.0.1:{gateway.port}"]
-        started.append(start_worker(environ, gateways, stall_s=stall_s, watch_s=watch_s))
+        started.append(start_worker(environ, gateways, tmp_path / "out", stall_s=stall_s, watch_s=watch_s))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.join()
-
-
-def exit_code(process: BaseProcess) -> int | None:
-    process.join(10)
-    return process.exitcode
+        process.wait()
 
 
 def chunk(session: str, seq: int, level: int = 1000, deadline_ms: float = 5000.0) -> Chunk:
@@ -247,7 +240,7 @@ def test_sigterm_says_goodbye_and_waits_for_its_sessions(gateway: Gateway, start
     gateway.send(chunk("s", 0))
     assert gateway.expect(Audio)
     gateway.send(Close("s", 0))
-    assert exit_code(process) == 0
+    assert process.wait(10) == 0
 
 
 def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_over(gateway: Gateway, start: Any) -> None:
@@ -260,7 +253,7 @@ def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_ove
     gateway.send(GatewayHeartbeat(PROTOCOL_VERSION, known=False))  # as one that was started anew
     gateway.expect(Hello)
     assert gateway.expect(Goodbye).reason
-    assert exit_code(process) == 0
+    assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize(
@@ -272,11 +265,10 @@ def test_a_worker_that_leaves_says_so_to_who_asks_and_goes_when_its_grace_is_ove
 )
 def test_what_cannot_work_is_one_sentence(tmp_path: Path, settings: dict[str, str], text: str) -> None:
     environ = {f"FASTVC_{key}": value for key, value in settings.items()} | {"FASTVC_LOG__DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tools.service.cli", "worker", "--gateway", "tcp://127.0.0.1:9"]
+    command = ["worker", "--gateway", "tcp://127.0.0.1:9"]
     if "WORKER__DEVICE" in settings:
         command += ["--device", settings["WORKER__DEVICE"]]
-    root = Path(__file__).parents[3]
-    result = subprocess.run(command, env=environ, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    result = run_module("tools.service.cli", *command, environ=environ)
     assert result.returncode == 2
     assert text in result.stderr
     assert "Traceback" not in result.stderr
@@ -291,8 +283,6 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path, settings: dict[str, st
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(tmp_path: Path, endpoint: str, text: str) -> None:
-    command = [sys.executable, "-m", "tools.service.cli", "worker", "--gateway", endpoint]
     environ = {"FASTVC_LOG__DIR": str(tmp_path)}
-    root = Path(__file__).parents[3]
-    result = subprocess.run(command, env=environ, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    result = run_module("tools.service.cli", "worker", "--gateway", endpoint, environ=environ)
     assert (result.returncode, text in result.stderr) == (2, True), result.stderr

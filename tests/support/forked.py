@@ -1,0 +1,164 @@
+"""The service's programs as real processes that import nothing again: forked from one that has imported all of it.
+
+To import torch takes a worker longer than anything else that it does in most tests. Arguments, environment, output,
+signals and exit codes are a process's own, as with ``python -m MODULE``; what a supervisor starts is forked from it in
+turn. That the programs start by themselves is seen by tests/e2e/test_wheel.py and tests/test_extras.py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from loguru import logger
+
+from shared.stopping import stopping_signals
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.support.preloaded"])
+atexit.register(multiprocessing.forkserver._forkserver._stop)  # and is waited for: its time counts as the tests'
+
+
+class Forked:
+    """As much of `subprocess.Popen` as tests ask for."""
+
+    def __init__(self, run: Callable[..., object], *arguments: Any, environ: Mapping[str, str], out: Path) -> None:
+        """run: of a module, with arguments that can be pickled; what it returns is its exit code, None is 0.
+        out: what it prints goes there, after what is there already."""
+        self._process = _context.Process(target=_in_own_environment, args=(dict(environ), out, run, arguments))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start_module(module: str, *arguments: str, environ: Mapping[str, str], out: Path) -> Forked:
+    """``python -m MODULE ARGUMENTS``."""
+    return Forked(_run_module, module, arguments, environ=environ, out=out)
+
+
+def run_module(module: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """`start_module`, until it ends; what it printed to either output is in both of the result's."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        code = start_module(module, *arguments, environ=environ, out=out).wait(60)
+        said = out.read_text()
+    return subprocess.CompletedProcess([module, *arguments], code, said, said)
+
+
+class _Child:
+    """What a forked supervisor starts in place of `subprocess.Popen`."""
+
+    def __init__(
+        self, command: Sequence[str], start_new_session: bool = False, preexec_fn: Callable[[], None] | None = None
+    ) -> None:
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid:
+            return
+        for number in stopping_signals():
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if start_new_session:
+            os.setsid()
+        if preexec_fn is not None:
+            preexec_fn()
+        at = command.index("-m") + 1
+        _to_the_end(_run_module, command[at], command[at + 1 :])
+
+    def poll(self) -> int | None:
+        return self._look(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        assert timeout is None
+        return self._look(0)
+
+    def _look(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _in_own_environment(environ: dict[str, str], out: Path, run: Callable[..., object], arguments: Any) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    time.tzset()
+    with out.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import tools.service.supervisor
+
+    tools.service.supervisor.subprocess = SimpleNamespace(Popen=_Child)  # type: ignore[attr-defined]
+    _to_the_end(run, *arguments)
+
+
+def _run_module(module: str, arguments: Sequence[str]) -> None:
+    sys.argv = [module, *arguments]
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")  # the module was imported before
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _to_the_end(run: Callable[..., object], *arguments: Any) -> None:
+    """Runs it, and ends the process as the interpreter would."""
+    code: object = 1
+    try:
+        code = run(*arguments)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+        logger.remove()  # writes what waits
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
