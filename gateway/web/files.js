@@ -1,5 +1,6 @@
 // Recordings that are dropped or chosen: through the service as fast as it goes, to be heard side by side.
 
+import { wireDrop } from "./drop.js";
 import { convert, RATE_OUT } from "./fastvc.js";
 import { callSettings } from "./options.js";
 import { decode, el, settings, texts } from "./page.js";
@@ -30,9 +31,6 @@ async function take(files) {
 }
 
 export function wireFiles() {
-  const drop = el("drop");
   el("choose").onchange = ({ target }) => take([...target.files]);
-  drop.ondragover = (event) => (event.preventDefault(), drop.classList.add("over"));
-  drop.ondragleave = () => drop.classList.remove("over");
-  drop.ondrop = (event) => (event.preventDefault(), drop.classList.remove("over"), take([...event.dataTransfer.files]));
+  wireDrop(window, el("drop"), take);
 }

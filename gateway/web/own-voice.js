@@ -4,7 +4,7 @@ import { access } from "./access.js";
 import { refusal, request } from "./fastvc.js";
 import { deviceSettings } from "./options.js";
 import { decode, el, texts } from "./page.js";
-import { joined, present, wav } from "./recording.js";
+import { joined, present, show, wav } from "./recording.js";
 import { explain } from "./texts.js";
 import { choose, loadVoices } from "./voices.js";
 
@@ -27,7 +27,7 @@ function say(text, wrong = false) {
 
 function propose(samples, rate, name) {
   clip = { samples: samples.slice(0, MAX_S * rate), rate };
-  el("own-clip").replaceChildren(present(`${name}.wav`, clip.samples, rate, { title: texts().own_clip, download: texts().download }));
+  show(el("own-clip"), present(`${name}.wav`, clip.samples, rate, { title: texts().own_clip, download: texts().download }));
   if (!el("own-name").value) el("own-name").value = name.replace(/[^A-Za-z0-9_.-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64);
   el("own-add").disabled = false;
   say("");

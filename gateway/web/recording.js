@@ -32,6 +32,49 @@ export function present(name, samples, rate, { title, download }) {
   return figure;
 }
 
+// Figures in place of what `parent` shows, which falls silent, and whose sound the browser need not hold any longer.
+export function show(parent, ...figures) {
+  release(parent);
+  parent.replaceChildren(...figures);
+}
+
+export function release(shown) {
+  for (const player of shown.querySelectorAll("audio")) {
+    player.pause();
+    URL.revokeObjectURL(player.src);
+  }
+}
+
+// Both sides of a call, until so much was said.
+export class Recorded {
+  pieces = { input: [], output: [] };
+  said = 0; // samples
+
+  constructor(most) {
+    this.most = most;
+  }
+
+  // Whether this was the last that is kept.
+  add(track, samples) {
+    if (this.isFull) return false;
+    this.pieces[track].push(samples);
+    if (track === "input") this.said += samples.length;
+    return this.isFull;
+  }
+
+  get isFull() {
+    return this.said >= this.most;
+  }
+
+  get input() {
+    return joined(this.pieces.input);
+  }
+
+  get output() {
+    return joined(this.pieces.output);
+  }
+}
+
 function drawWave(canvas, samples) {
   const { width, height } = canvas;
   const context = canvas.getContext("2d");

@@ -8,7 +8,7 @@ import { wireFiles } from "./files.js";
 import { callSettings, chosen, deviceSettings, limitsOf, restore, setOption, showDevices, showLimits, showTransports } from "./options.js";
 import { complain, el, tell, texts, translate } from "./page.js";
 import { showOwnVoice, wireOwnVoice } from "./own-voice.js";
-import { joined, present } from "./recording.js";
+import { present, Recorded, show } from "./recording.js";
 import { loadVoices, showVoices } from "./voices.js";
 import { explain, lacksVoice } from "./texts.js";
 
@@ -47,7 +47,8 @@ function speak() {
 
 async function start() {
   enter("starting", texts().starting);
-  Object.assign(live, { measure: null, stats: null, concealed: 0, plot: [], advice: new Advice(), recorded: el("record").checked ? { input: [], output: [], samples: 0 } : null });
+  Object.assign(live, { measure: null, stats: null, concealed: 0, plot: [], advice: new Advice(), recorded: el("record").checked ? new Recorded(MAX_RECORDED_S * RATE_IN) : null });
+  el("record-said").textContent = "";
   try {
     live.call = await startCall({ ...callSettings(), ...deviceSettings() });
   } catch (error) {
@@ -112,19 +113,18 @@ function monitor(on) {
 }
 
 function record(track, samples) {
-  if (!live.recorded || live.recorded.samples > MAX_RECORDED_S * RATE_IN) return;
-  live.recorded[track].push(samples);
-  if (track === "input") live.recorded.samples += samples.length;
+  if (live.recorded?.add(track, samples)) el("record-said").textContent = texts().record_full(MAX_RECORDED_S / 60);
 }
 
 function showRecordings() {
-  if (!live.recorded?.samples) return;
+  if (!live.recorded?.said) return;
   const { input, output } = live.recorded;
   live.recorded = null;
   const { download, original, converted } = texts();
-  el("recordings").replaceChildren(
-    present("original.wav", joined(input), RATE_IN, { title: original, download }),
-    present("converted.wav", joined(output), RATE_OUT, { title: converted, download }),
+  show(
+    el("recordings"),
+    present("original.wav", input, RATE_IN, { title: original, download }),
+    present("converted.wav", output, RATE_OUT, { title: converted, download }),
   );
 }
 

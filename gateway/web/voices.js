@@ -4,9 +4,10 @@ import { access } from "./access.js";
 import { convert, listVoices, RATE_OUT, refusal, request } from "./fastvc.js";
 import { callSettings } from "./options.js";
 import { button, complain, decode, el, keep, settings, texts } from "./page.js";
-import { present } from "./recording.js";
+import { present, release, show } from "./recording.js";
 
 let catalogue = { voices: [], default: null };
+let sample = null; // the figure that is shown: one voice is listened to at a time
 
 // Whether there is any.
 export async function loadVoices() {
@@ -28,7 +29,7 @@ export function choose(name) {
 }
 
 export function showVoices() {
-  el("voices").replaceChildren(...catalogue.voices.map(card));
+  show(el("voices"), ...catalogue.voices.map(card));
 }
 
 function card({ name, description, mine }) {
@@ -39,7 +40,7 @@ function card({ name, description, mine }) {
   pick.append(Object.assign(document.createElement("small"), { textContent: about }));
   pick.onclick = () => choose(name);
   const listen = labelled(texts().listen, name);
-  listen.onclick = () => preview(name, made, listen);
+  listen.onclick = () => preview(name, listen);
   made.append(pick, listen);
   if (mine) {
     const remove = labelled(texts().remove, name);
@@ -56,14 +57,15 @@ function labelled(text, name) {
 }
 
 // The bundled sentence through the service itself: what the voice sounds like here and now.
-async function preview(voice, after, listen) {
+async function preview(voice, listen) {
   listen.disabled = true;
   try {
     const spoken = await decode(await (await request("web/sample.flac")).arrayBuffer());
     const { samples, sampleRate } = await convert(spoken, { ...callSettings(), voice, sampleRate: RATE_OUT });
-    const made = present(`${voice}.wav`, samples, sampleRate, { title: voice, download: texts().download });
-    after.after(made);
-    await made.querySelector("audio").play().catch(() => {});
+    if (sample) release(sample), sample.remove();
+    sample = present(`${voice}.wav`, samples, sampleRate, { title: voice, download: texts().download });
+    el("voices").querySelector(`[data-name="${CSS.escape(voice)}"]`)?.after(sample); // the cards may have been made anew
+    if (sample.isConnected) await sample.querySelector("audio").play().catch(() => {});
   } catch (error) {
     complain(error);
   }

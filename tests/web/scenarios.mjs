@@ -103,6 +103,11 @@ export async function stall(visit) {
 // each state, both languages, a phone's width, a reload.
 export async function tour(visit) {
   const { page, url, wanted } = visit;
+  await page.evaluateOnNewDocument(() => {
+    window.released = [];
+    const { revokeObjectURL } = URL;
+    URL.revokeObjectURL = (blob) => (window.released.push(blob), revokeObjectURL.call(URL, blob));
+  });
   await page.goto(url);
   await stateIs(page, "idle");
   await check(visit, "idle");
@@ -118,8 +123,15 @@ export async function tour(visit) {
   await page.click("#toggle");
   await stateIs(page, "idle");
   const recordings = await page.$$eval("#recordings a", (links) => links.map((link) => link.download));
-  await page.click(".voice:first-child > :last-child");
-  await page.waitForSelector("#voices audio");
+  const players = [];
+  for (const voice of ["first-child", "first-child", "last-child"]) {
+    const before = await page.evaluate(() => (window.player = document.querySelector("#voices audio"))?.src);
+    await page.click(`.voice:${voice} > :nth-child(2)`);
+    await page.waitForFunction(() => document.querySelector("#voices audio") && document.querySelector("#voices audio") !== window.player);
+    const silent = !before || (await page.evaluate(() => window.player.paused));
+    const gone = !before || (await page.evaluate((url) => window.released.includes(url), before));
+    players.push([await page.$$eval("#voices audio", (all) => all.length), silent, gone]);
+  }
   const input = await page.$("#choose");
   await input.uploadFile(wanted.speech);
   await page.waitForSelector("#files audio");
@@ -137,7 +149,7 @@ export async function tour(visit) {
     voice: document.querySelector('.voice [aria-pressed="true"]').firstChild.textContent,
     last: document.querySelector(".voice:last-child > :first-child").firstChild.textContent,
   }));
-  return { live, muted, recordings, files, overflow, kept };
+  return { live, muted, recordings, players, files, overflow, kept };
 }
 
 // The line is lost (wanted.how: "cut", or "freeze", of which nothing is told): the page finds its way back by itself. All of it is

@@ -187,6 +187,7 @@ def test_a_tour_of_the_studio(chromium: Visitor, shifting: Serve) -> None:
     assert seen["muted"]["inputPeak"] == 0
     assert seen["muted"]["pressed"] == "true"
     assert seen["recordings"] == ["original.wav", "converted.wav"]
+    assert seen["players"] == 3 * [[1, True, True]]  # one at a time; the one before is silent, and its sound let go
     (a, a_s), (b, b_s) = (caption.split(", ") for caption in seen["files"])
     assert (a, b) == ("A: Original", "B: Converted")
     assert a_s == b_s
