@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system chaos fuzz soak
+.PHONY: run test test-thorough test-web test-docker test-helm test-monitoring test-api test-webrtc lint format bench wheel clean venv system chaos fuzz soak
 
 run: venv
 	$(BIN)/python -m tools.demo
 
 test: venv
 	$(BIN)/python -m tests
+
+# What `make test` has no time for (tests/support/tiers.py): networks in their published sizes, and more.
+test-thorough: venv
+	OMP_NUM_THREADS=1 TEST_THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 test-docker: venv
 	DOCKER_TESTS=1 $(BIN)/python -m pytest --timeout 1500 tests/docker
