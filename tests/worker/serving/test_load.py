@@ -1,4 +1,4 @@
-"""The scheduler under load, in simulation: thousands of sessions on a virtual clock, an engine of known cost.
+"""The scheduler under load, in simulation: hundreds of sessions on a virtual clock, an engine of known cost.
 
 What must hold whatever the load: every chunk is answered once and in order, nobody starves, nobody is twice in a batch,
 deadlines go first, an answer is never later than its deadline by more than one batch, and a device that has more work
@@ -7,16 +7,17 @@ than it can do is busy with nearly as much of it as it could be.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pytest
+from loguru import logger
 
 from shared.messages import Audio, Chunk, Open, Opened
 from worker.buckets import bucket_of, buckets
@@ -31,19 +32,27 @@ GEOMETRY = Geometry.from_ms(block_ms=500, left_ms=500)
 BLOCK_S = GEOMETRY.block_ms / 1000
 BUDGET_MS = 2000.0
 MIN_STEPS, MAX_STEPS = 4, 10
-MAX_BATCH = 128
-SILENT = np.zeros(GEOMETRY.block_samples_out, np.int16)
+MAX_BATCH = 32
+SILENT = np.zeros(1, np.int16)  # nobody listens
 SPEECH = np.ones(GEOMETRY.block_samples_in, "<i2").tobytes()
 HUSH = np.zeros(GEOMETRY.block_samples_in, "<i2").tobytes()
 
 
 def true_ms(size: int, steps: int) -> float:
-    """A device with a fixed price a call and a step, and a price a row: 128 rows of 4 steps take 128 ms."""
+    """A device with a fixed price a call and a step, and a price a row: 32 rows of 4 steps take 127 ms."""
     bucket = bucket_of(size)
-    return 4 + 2 * steps + bucket * (0.1 + 0.2 * steps)
+    return 4 + 2 * steps + bucket * (0.4 + 0.8 * steps)
 
 
 IDEAL_ROWS_A_S = 1000 * MAX_BATCH / true_ms(MAX_BATCH, MIN_STEPS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _silent() -> Iterator[None]:
+    """A line for every block that is concealed would take longer than all the rest."""
+    logger.disable("worker")
+    yield
+    logger.enable("worker")
 
 
 class Named:
@@ -117,7 +126,7 @@ class World:
 
     def run(self, arrivals: list[Arrival]) -> None:
         """Send chunks at their times, at most two of a session on their way, as the gateway does; until all is done."""
-        heapq.heapify(arrivals)
+        coming = sorted(arrivals, key=attrgetter("at"))[::-1]
         held: dict[str, list[Arrival]] = defaultdict(list)
         flying: Counter[str] = Counter()
         answered = 0
@@ -129,9 +138,9 @@ class World:
             samples = SPEECH if one.speech else HUSH
             self.scheduler.take(0, Chunk(one.session, 0, one.seq, samples, max(0.0, left_ms)))
 
-        while arrivals or answered < len(self.sent):
-            while arrivals and arrivals[0].at <= self.now:
-                one = heapq.heappop(arrivals)
+        while coming or answered < len(self.sent):
+            while coming and coming[-1].at <= self.now:
+                one = coming.pop()
                 if flying[one.session] < 2 and not held[one.session]:
                     send(one)
                 else:
@@ -142,8 +151,8 @@ class World:
                 if held[audio.session]:
                     send(held[audio.session].pop(0))
             answered = len(self.answers)
-            if not worked and arrivals:
-                self.now = max(self.now, arrivals[0].at)
+            if not worked and coming:
+                self.now = max(self.now, coming[-1].at)
 
     def check(self) -> None:
         """What holds under any load."""
@@ -166,12 +175,12 @@ class World:
         return [steps for _, _, steps, _ in self.batches]
 
 
-@dataclass(order=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
     at: float
-    session: str = field(compare=False)
-    seq: int = field(compare=False)
-    speech: bool = field(default=True, compare=False)
+    session: str
+    seq: int
+    speech: bool = True
 
 
 def calls(
@@ -200,7 +209,7 @@ CLUMPED = lambda number: (number % 3) * BLOCK_S / 10  # noqa: E731
 
 
 @pytest.mark.parametrize("phase", [SPREAD, ALIGNED, CLUMPED], ids=["spread", "aligned", "clumped"])
-@pytest.mark.parametrize("sessions", [1, 40, 300])
+@pytest.mark.parametrize("sessions", [1, 10, 75])
 def test_what_fits_is_all_converted_in_time(phase: Callable[[int], float], sessions: int) -> None:
     world = World(sessions)
     assert world.scheduler.capacity >= sessions
@@ -223,7 +232,7 @@ def test_overload_conceals_what_cannot_be_made_and_wastes_nothing(
     phase: Callable[[int], float], overload: float
 ) -> None:
     sessions = int(overload * IDEAL_ROWS_A_S * BLOCK_S)
-    assert sessions > 700
+    assert sessions > 180
     world = World(sessions)
     assert world.scheduler.capacity < sessions
     seconds = 9.0
@@ -245,13 +254,13 @@ def test_overload_conceals_what_cannot_be_made_and_wastes_nothing(
 
 
 def test_a_burst_passes_and_steps_return() -> None:
-    sessions = 500
+    sessions = 125
     world = World(sessions)
-    quiet = calls(60, 30, phase=SPREAD)
+    quiet = calls(15, 30, phase=SPREAD)
     burst = [
         Arrival(10 + one.at, one.session, one.seq)
         for one in calls(sessions, 5, phase=SPREAD)
-        if int(one.session[1:]) >= 60
+        if int(one.session[1:]) >= 15
     ]
     world.run(quiet + burst)
     world.check()
@@ -266,7 +275,7 @@ def test_a_burst_passes_and_steps_return() -> None:
 
 
 def test_steps_do_not_flap_under_constant_load() -> None:
-    sessions = 330
+    sessions = 82
     world = World(sessions)
     world.run(calls(sessions, 60, phase=SPREAD, drift=1e-3))
     world.check()
@@ -278,10 +287,10 @@ def test_steps_do_not_flap_under_constant_load() -> None:
 
 def test_a_device_that_slows_down_is_noticed() -> None:
     """Half the speed from the tenth second on: steps fall, then blocks are concealed, and the model knows the price."""
-    world = World(500)
+    world = World(125)
     world.cost = lambda size, steps: true_ms(size, steps) * (2.0 if world.now >= 10 else 1.0)
     before = world.scheduler.capacity
-    world.run(calls(500, 30, phase=SPREAD))
+    world.run(calls(125, 30, phase=SPREAD))
     world.check()
     np.testing.assert_allclose(
         world.planner.cost.ms(MAX_BATCH, MIN_STEPS), 2 * true_ms(MAX_BATCH, MIN_STEPS), rtol=0.15
@@ -291,8 +300,8 @@ def test_a_device_that_slows_down_is_noticed() -> None:
 
 
 def test_silence_costs_nothing() -> None:
-    world = World(2000)
-    world.run(calls(2000, 10, phase=SPREAD, talk=0.1, seed=3))
+    world = World(500)
+    world.run(calls(500, 10, phase=SPREAD, talk=0.1, seed=3))
     world.check()
     assert world.concealed == 0
     silent = [audio for _, audio in world.answers if not audio.stats.speech]
@@ -302,12 +311,12 @@ def test_silence_costs_nothing() -> None:
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nobody() -> None:
-    world = World(200)
-    world.memory_rows = 40
-    world.run(calls(200, 10, phase=ALIGNED))
+    world = World(50)
+    world.memory_rows = 10
+    world.run(calls(50, 10, phase=ALIGNED))
     world.check()
-    assert world.planner.max_batch == 32
-    assert max(rows for _, rows, _, _ in world.batches) == 32
+    assert world.planner.max_batch == 8
+    assert max(rows for _, rows, _, _ in world.batches) == 8
 
 
 def test_without_measurements_it_still_serves() -> None:
