@@ -15,7 +15,7 @@ from worker.models.seedvc import dit, wavenet
 from worker.models.seedvc2 import dit as dit2
 
 DTYPES = (torch.float32, torch.bfloat16)
-wavenet.LAYERS = 3  # one with what comes in, one between, one that only leaves: the interpreter takes long
+wavenet.LAYERS = 4  # one with what comes in, two between, one that only leaves: the interpreter takes long
 
 
 def networks() -> dict[str, tuple[torch.nn.Module, list[Tensor]]]:
@@ -23,12 +23,12 @@ def networks() -> dict[str, tuple[torch.nn.Module, list[Tensor]]]:
     torch.manual_seed(0)
     mel, times, lens = torch.randn(2, 8, 4), torch.tensor([0.2, 0.7]), torch.tensor([4, 3])
     made: dict[str, tuple[torch.nn.Module, list[Tensor]]] = {
-        "hift": (hift.ResidualBlock(3, 3), [torch.randn(2, 3, 50)]),
-        "bigvgan": (bigvgan.ResidualBlock(3, 3), [torch.randn(2, 3, 50)]),
+        "hift": (hift.ResidualBlock(2, 3, (1, 3)), [torch.randn(2, 2, 50)]),
+        "wavenet": (wavenet.WaveNet(6), [torch.randn(2, 6, 5), torch.tensor([5, 4]), torch.randn(2, 4, 12, 1)]),
+        "bigvgan": (bigvgan.ResidualBlock(2, 3, (1, 3)), [torch.randn(1, 2, 50)]),
     }
     for name, network, width in (
-        ("tokens", dit.DiT(dit.DiTConfig(8, 128, 2, tokens=True, wavenet=False)), 128),
-        ("wavenet", dit.DiT(dit.DiTConfig(8, 128, 1, tokens=False, wavenet=True)), 128),
+        ("tokens", dit.DiT(dit.DiTConfig(8, 64, 2, tokens=True, wavenet=False)), 64),
         ("adaptive", dit.DiT(dit.DiTConfig(8, 192, 2, tokens=False, wavenet=False)), 192),
         ("six_way", dit2.DiT2(dit2.DiT2Config(mel_bins=8, width=128, depth=2, inner=192)), 128),
     ):
