@@ -12,6 +12,18 @@ import triton.language as tl
 
 
 @triton.jit
+def normed(
+    value, item, gain, bias, gain_stride, bias_stride, eps, at, inside, biased: tl.constexpr, columns: tl.constexpr
+):
+    """Within a kernel: one row over its root mean square, with the gain and bias of its item."""
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / columns + eps)
+    made = value * scale * tl.load(gain + item * gain_stride + at, mask=inside, other=0.0).to(tl.float32)
+    if biased:
+        made += tl.load(bias + item * bias_stride + at, mask=inside, other=0.0).to(tl.float32)
+    return made
+
+
+@triton.jit
 def normalise(
     x,
     gain,
@@ -30,10 +42,7 @@ def normalise(
     at = tl.arange(0, size)
     inside = at < columns
     value = tl.load(x + row * columns + at, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(value * value, axis=0) / columns + eps)
-    made = value * scale * tl.load(gain + item * gain_stride + at, mask=inside, other=0.0).to(tl.float32)
-    if biased:
-        made += tl.load(bias + item * bias_stride + at, mask=inside, other=0.0).to(tl.float32)
+    made = normed(value, item, gain, bias, gain_stride, bias_stride, eps, at, inside, biased, columns)
     tl.store(out + row * columns + at, made.to(out.dtype.element_ty), mask=inside)
 
 
@@ -69,10 +78,7 @@ def add(
     tl.store(total + row * columns + at, rounded, mask=inside)
     if norms:
         value = rounded.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(value * value, axis=0) / columns + eps)
-        made = value * scale * tl.load(gain + item * gain_stride + at, mask=inside, other=0.0).to(tl.float32)
-        if biased:
-            made += tl.load(bias + item * bias_stride + at, mask=inside, other=0.0).to(tl.float32)
+        made = normed(value, item, gain, bias, gain_stride, bias_stride, eps, at, inside, biased, columns)
         tl.store(out + row * columns + at, made.to(out.dtype.element_ty), mask=inside)
 
 

@@ -18,7 +18,6 @@ HEAD_WIDTH = 64
 TIME_WIDTH = 256
 TIME_SCALE = 1000.0
 ROTARY_BASE = 10_000.0
-NORM_EPS = 1e-5
 
 
 class TimeEmbedder(nn.Module):
@@ -82,8 +81,8 @@ class AdaptiveNorm(nn.Module):
 def normalise(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     """``gain * x / rms(x) + bias`` over the last axis, in float32; returns the type of ``x``."""
     if fused.usable(x):
-        return fused.normalise(x, gain, bias, NORM_EPS)
-    y = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS) * gain
+        return fused.normalise(x, gain, bias, fused.NORM_EPS)
+    y = F.rms_norm(x.float(), x.shape[-1:], eps=fused.NORM_EPS) * gain
     return (y if bias is None else y + bias).to(x.dtype)
 
 
@@ -92,7 +91,7 @@ def add_normalise(
 ) -> tuple[Tensor, Tensor]:
     """``x + gate * delta`` (gate 1 where it is None), and ``normalise`` of it."""
     if fused.usable(x):
-        return fused.add_normalise(x, delta, gate, gain, bias, NORM_EPS)
+        return fused.add_normalise(x, delta, gate, gain, bias, fused.NORM_EPS)
     x = x + (delta if gate is None else gate * delta)
     return x, normalise(x, gain, bias)
 
