@@ -26,9 +26,11 @@ from typing import Any
 
 from loguru import logger
 
+import tools.service.supervisor
 from shared.stopping import stopping_signals
 
 _context = multiprocessing.get_context("forkserver")
+_from_here = multiprocessing.get_context("fork")
 _context.set_forkserver_preload(["tests.support.preloaded"])
 atexit.register(multiprocessing.forkserver._forkserver._stop)  # and is waited for: its time counts as the tests'
 
@@ -36,10 +38,19 @@ atexit.register(multiprocessing.forkserver._forkserver._stop)  # and is waited f
 class Forked:
     """As much of `subprocess.Popen` as tests ask for."""
 
-    def __init__(self, run: Callable[..., object], *arguments: Any, environ: Mapping[str, str], out: Path) -> None:
+    def __init__(
+        self,
+        run: Callable[..., object],
+        *arguments: Any,
+        environ: Mapping[str, str],
+        out: Path,
+        from_here: bool = False,
+    ) -> None:
         """run: of a module, with arguments that can be pickled; what it returns is its exit code, None is 0.
-        out: what it prints goes there, after what is there already."""
-        self._process = _context.Process(target=_in_own_environment, args=(dict(environ), out, run, arguments))
+        out: what it prints goes there, after what is there already. from_here: forked from this process, which has
+        imported what it needs; for what has neither threads nor sockets of its own, and wants none of this one's."""
+        context = _from_here if from_here else _context
+        self._process = context.Process(target=_in_own_environment, args=(dict(environ), out, run, arguments))
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -133,13 +144,13 @@ def _in_own_environment(environ: dict[str, str], out: Path, run: Callable[..., o
     with out.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    import tools.service.supervisor
-
-    tools.service.supervisor.subprocess = SimpleNamespace(Popen=_Child)  # type: ignore[attr-defined]
+    # not those of a pytest that it was forked from
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     _to_the_end(run, *arguments)
 
 
 def _run_module(module: str, arguments: Sequence[str]) -> None:
+    tools.service.supervisor.subprocess = SimpleNamespace(Popen=_Child)  # type: ignore[attr-defined]
     sys.argv = [module, *arguments]
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")  # the module was imported before
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -15,29 +15,17 @@ from typing import Any
 
 import psutil
 import pytest
+from loguru import logger
 
 from shared.addresses import free_port
 from shared.config import Config, ConfigError, GatewayConfig, ServeConfig
 from shared.settings import WorkerGroup
 from shared.state import ServeState, write_state
+from tests.support.forked import Forked
 from tests.support.waiting import PATIENCE_S, until
-from tools.service.supervisor import PortTaken, check_port, local_children
+from tools.service import supervisor
+from tools.service.supervisor import Child, PortTaken, Supervisor, check_port, local_children
 
-# Runs a Supervisor: the children are (role, name, Python source) in argv[2], the rest of the settings in argv[1].
-HARNESS = """
-import json, sys
-from pathlib import Path
-import tools.service.supervisor as s
-from shared.config import Config, GatewayConfig, ServeConfig
-from loguru import logger
-logger.remove(); logger.add(sys.stderr, format="{message}")
-given = json.loads(sys.argv[1])
-s._AFTER_GRACE_S = 0.2
-gateway = GatewayConfig(port=given["port"], shutdown_grace_s=given["grace_s"])
-config = Config(gateway=gateway, serve=ServeConfig(state_dir=Path(given["folder"]), ready_timeout_s=0.3))
-children = [s.Child(r, n, [sys.executable, "-c", code, n]) for r, n, code in json.loads(sys.argv[2])]
-sys.exit(s.Supervisor(config, children, lambda: print("ready", flush=True)).run())
-"""
 SLEEPS = "import time; time.sleep(600)"
 POLITE = """
 import os, signal, sys, time
@@ -68,17 +56,27 @@ http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
 """
 
 
+def supervise(folder: Path, port: int, grace_s: float, children: list[tuple[str, str, str]]) -> int:
+    """Runs a Supervisor of (role, name, Python source)."""
+    logger.remove()
+    logger.add(sys.stderr, format="{message}")
+    supervisor._AFTER_GRACE_S = 0.2
+    gateway = GatewayConfig(port=port, shutdown_grace_s=grace_s)
+    config = Config(gateway=gateway, serve=ServeConfig(state_dir=folder / "temp", ready_timeout_s=0.3))
+    kept = [Child(role, name, [sys.executable, "-c", code, name]) for role, name, code in children]
+    return Supervisor(config, kept, lambda: print("ready", flush=True)).run()
+
+
 class Running:
     """A supervisor in a process of its own."""
 
     def __init__(self, folder: Path, children: list[tuple[str, str, str]], port: int, grace_s: float = 0.2) -> None:
         self.folder, self.port = folder, port
         self.output = folder / "output.txt"
-        given = {"folder": str(folder / "temp"), "port": port, "grace_s": grace_s}
-        command = [sys.executable, "-c", HARNESS, json.dumps(given), json.dumps(children)]
         environ = os.environ | {"http_proxy": "http://127.0.0.1:9"}  # nothing here may ask a proxy
-        with self.output.open("w") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environ)
+        self.process = Forked(
+            supervise, folder, port, grace_s, children, environ=environ, out=self.output, from_here=True
+        )
 
     @property
     def state_file(self) -> Path:
@@ -91,7 +89,7 @@ class Running:
         return {child["name"]: child["pid"] for child in children}
 
     def text(self) -> str:
-        return self.output.read_text()
+        return self.output.read_text() if self.output.exists() else ""
 
 
 Start = Callable[..., Running]

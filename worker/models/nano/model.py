@@ -16,6 +16,7 @@ from worker.models.nano.style import NanoStyle
 from worker.models.nano.vocoder import NanoVocoder
 from worker.models.published.mel import NANO, MelConfig
 from worker.models.weights.checkpoints import CheckpointError, first_line
+from worker.models.weights.published import Undrawn
 
 WEIGHTS = Path(__file__).parents[2] / "assets" / "nano" / "nano.safetensors"
 
@@ -52,7 +53,8 @@ def load_nano(path: Path = WEIGHTS) -> NanoNetworks:
         entries = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a complete file of weights ({first_line(error)}).") from error
-    networks = blank()
+    with Undrawn():
+        networks = blank()
     for name, part in networks.parts().items():
         own = {
             key.removeprefix(f"{name}."): value.float() for key, value in entries.items() if key.startswith(f"{name}.")

@@ -61,14 +61,15 @@ class PublishedNetwork:
 
     def blank(self, config: Any) -> nn.Module:
         """It without memory or values, on torch's meta device: shapes to be given their weights."""
-        with torch.device("meta"), _Undrawn():
+        with torch.device("meta"), Undrawn():
             return self.build(config)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Without torch's first values, which an embedding would draw: on the meta device torch imports its compiler for
-    that, a second or two."""
+class Undrawn(TorchFunctionMode):
+    """Modules are made without the random values that torch draws for them, which takes as long as to read a file's.
+    For an embedding on the meta device torch would even import its compiler, a second or two."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
+        drawn = func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+        return given["tensor"] if drawn else func(*args, **given)
