@@ -35,7 +35,7 @@ KEYS = [Path(__file__).parents[1] / "data" / folder for folder in ("parity", "pa
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 _XLSR = XlsrConfig(conv_width=16, width=64, heads=4, inner=64, depth=1)
-_WHISPER = WhisperConfig(width=48, heads=4, inner=48, depth=1, positions=400)
+_WHISPER = WhisperConfig(width=48, heads=2, inner=48, depth=1, positions=400)
 _BIGVGAN_22K = BigVganConfig(80, (16, 16), (32, 32), channels=8, block_kernels=(3,), dilations=(3,))
 _BIGVGAN_44K = BigVganConfig(128, (32, 16), (64, 32), channels=8, block_kernels=(3,), dilations=(3,))
 
@@ -65,12 +65,12 @@ def reduced_v2() -> V2Spec:
     """V2 with small networks."""
     return V2Spec(
         content=_XLSR,
-        wide=AstralConfig(bits=11, feature_width=_XLSR.width, width=32, inner=96, depth=3),
-        narrow=AstralConfig(bits=5, feature_width=_XLSR.width, width=32, inner=96, depth=3),
-        dit=DiT2Config(width=128, depth=2, inner=192),
+        wide=AstralConfig(bits=11, feature_width=_XLSR.width, width=32, inner=32, depth=2),
+        narrow=AstralConfig(bits=5, feature_width=_XLSR.width, width=32, inner=32, depth=2),
+        dit=DiT2Config(width=128, depth=2, inner=128),
         regulator=CodeRegulatorConfig(codes=2048, width=128),
-        ar=ArConfig(width=384, depth=2, heads=6, inner=256),
-        ar_regulator=CodeRegulatorConfig(codes=32, width=384),
+        ar=ArConfig(width=128, depth=2, heads=2, key_heads=1, inner=128),
+        ar_regulator=CodeRegulatorConfig(codes=32, width=128),
         style=CamPlusConfig(channels=2, layers=(1, 1, 1)),
         vocoder=_BIGVGAN_22K,
     )

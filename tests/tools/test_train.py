@@ -4,6 +4,7 @@ steps with small networks, without corpora or teachers."""
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from shared.config import ROOT
 from tools.train import corpus, packing, parallel
 from tools.train.__main__ import main
 from tools.train.annotated import GRID, Annotated
+from tools.train.critic import Critic
 from tools.train.making import libopus, streams
 from tools.train.packing import Stream
 from tools.train.running import START, TEACHER, follow, load
@@ -72,11 +74,10 @@ def whisper() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape) / math.sqrt(shape[-1]) for name, shape in shapes.items()}
 
 
-@pytest.fixture
-def packed(tmp_path: Path) -> Path:
-    """A folder as it is sent to another machine: two speakers, and a sentence by two voices."""
-    folder = tmp_path / "packed"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it is sent to another machine: two speakers, and a sentence by two voices. Nobody writes to it."""
+    folder = tmp_path_factory.mktemp("packed")
     wave = speech(7)
     given = [
         (Stream("june", "bundled", 0, 0, 0), wave),
@@ -142,7 +143,8 @@ def test_a_run_leaves_weights_that_load(packed: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(tools.train.teacher, "HEADS", 1)
     monkeypatch.setattr(tools.train.teacher, "INNER", WIDTH)
     monkeypatch.setattr(tools.train.running, "blank", small)
-    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, rows: [cls(55, 60, 4 * GRID, 8)]))
+    monkeypatch.setattr(tools.train.running, "Critic", partial(Critic, 4))
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, rows: [cls(55, 60, 4 * GRID, 4)]))
     out = tmp_path / "out"
     run = ["run", "--smoke", "--data", str(packed), "--out", str(out), "--swap-from", "-0.1", "--fool-from", "-0.1"]
     main(run)

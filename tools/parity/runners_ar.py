@@ -15,13 +15,13 @@ from worker.models.seedvc2 import ar, regulator, sampling
 
 def run_ar(fixture: Fixture) -> Iterator[Comparison]:
     """Prefills in one batch of unequal lengths, then each item's tokens with its own sampling and noise."""
-    model: ar.ArModel = fixture.network()
-    embed = cast(regulator.CodeEmbedding, beside(fixture, "regulator_ar_v2"))
     if "in_logits_sampler" in fixture.arrays:
         if fixture.has("in_settings_sampler", "in_previous_sampler", "out_probs_sampler"):
-            yield from run_sampler(fixture, model.config.end)
+            yield from run_sampler(fixture, ar.BASE.end)
         if not any(name.startswith("in_narrow_") for name in fixture.arrays):
             return
+    model: ar.ArModel = fixture.network()
+    embed = cast(regulator.CodeEmbedding, beside(fixture, "regulator_ar_v2"))
     items = fixture.whole(fixture.suffixes("in_narrow_"), "in_prompt")
     if not items:
         return

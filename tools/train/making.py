@@ -76,12 +76,11 @@ def streams(out: Path) -> Iterator[tuple[Stream, Samples]]:
 def libopus() -> Path:
     """Where the library lies that Opus is decoded with. Raises ``FileNotFoundError``."""
     name = ctypes.util.find_library("opus")
-    found = [
-        path for folder in ("/usr/lib", "/usr/local/lib", "/lib") for path in Path(folder).rglob(name or "libopus.so")
-    ]
-    if not found:
-        raise FileNotFoundError("libopus is not installed (Debian: libopus0)")
-    return found[0]
+    for folder in ("/usr/lib", "/usr/local/lib", "/lib"):
+        for pattern in ("{}", "*/{}", "**/{}"):  # beside the others, for one architecture, anywhere
+            for path in Path(folder).glob(pattern.format(name or "libopus.so")):
+                return path
+    raise FileNotFoundError("libopus is not installed (Debian: libopus0)")
 
 
 def export(out: Path, target: Path) -> int:

@@ -118,10 +118,10 @@ def test_other_steps_guidance_and_items_of_the_solver(tmp_path: Path) -> None:
     """Two rows under one item, an item of its own name, and a combination that only a name tells."""
     recorded = arrays_of(FOLDER / "cfm_tiny.npz")
     arrays = {"out_both_n4_cfg0.7_linear": np.concatenate([recorded["out_0_n4_cfg0.7_linear"]] * 2)}
-    arrays |= {"out_long_n10_cfg0.7_cosine": recorded["out_2_n10_cfg0.7_cosine"]}
+    arrays |= {"out_long_n4_cfg0.0_cosine": recorded["out_0_n4_cfg0.0_cosine"]}
     for part in ("z", "mu", "prompt", "style"):
         arrays[f"in_{part}_both"] = np.concatenate([recorded[f"in_{part}_0"]] * 2)
-        arrays[f"in_{part}_long"] = recorded[f"in_{part}_2"]
+        arrays[f"in_{part}_long"] = recorded[f"in_{part}_0"]
     np.savez(tmp_path / "cfm_tiny.npz", **arrays)
     shutil.copy(FOLDER / "cfm_tiny.keys.json", tmp_path)
     results = check(open_fixture(tmp_path, "cfm_tiny"))

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shared.config import ROOT
 from tests.support.reduced import reduced_v2, write_hub
@@ -41,12 +40,17 @@ def speech(seconds: float, begin: float = 0.3) -> Any:
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V2Networks]:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_HUB_CACHE", raising=False)
         folder = tmp_path_factory.mktemp("hub")
         write_hub(folder, reduced_v2())
-        yield SeedVc2(reduced_v2()).load(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def networks(hub: Path) -> V2Networks:
+    return SeedVc2(reduced_v2()).load(hub)
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +104,25 @@ def test_a_session_does_not_notice_its_neighbours(make: Make) -> None:
         ("june", SessionOptions(steps=1, intelligibility=0.0), 2**61 + 5),
         ("carlo", SessionOptions(similarity=1.5), 7),
     ]
-    waves = [speech(1.2, begin) for begin in (0.3, 1.0, 2.2)]
+    waves = [speech(0.72, begin) for begin in (0.3, 1.0, 2.2)]
     together = StreamPool(make(), 3)
     slots = [together.open(voice, options=options, seed=seed) for voice, options, seed in sessions]
     outs = stream(together, slots, waves)
+    alone = StreamPool(make(rows=1), 1)
     for (voice, options, seed), wave, out in zip(sessions, waves, outs, strict=True):
-        alone = StreamPool(make(rows=1), 1)
-        expected = stream(alone, [alone.open(voice, options=options, seed=seed)], [wave])[0]
+        slot = alone.open(voice, options=options, seed=seed)
+        expected = stream(alone, [slot], [wave])[0]
+        alone.close(slot)
         assert np.abs(expected).max() > 100
         assert np.abs(out - expected).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("block_ms", [160, 240, 500])
+@pytest.mark.parametrize("block_ms", [160, 500])
 def test_a_settled_code_never_changes(make: Make, monkeypatch: pytest.MonkeyPatch, block_ms: int) -> None:
     engine = make(block_ms=block_ms)
     calls = recorded(engine, monkeypatch)
     pool = StreamPool(engine, 3, gate=EnergyGate(3, hangover_blocks=100))
-    stream(pool, [pool.open("june", seed=9)], [speech(2.5)])
+    stream(pool, [pool.open("june", seed=9)], [speech(1.6)])
     certain = engine.geometry.window_units - engine.geometry.right_units
     settled: dict[int, int] = {}
     for rows, (_, codes, *_) in calls:
@@ -179,24 +185,23 @@ def test_a_new_session_knows_nothing_of_the_last(make: Make) -> None:
     outs = []
     for begin in (2.0, 0.3, 0.3):
         slot = pool.open("carlo", seed=4)
-        outs.append(stream(pool, [slot], [speech(0.96, begin)])[0])
+        outs.append(stream(pool, [slot], [speech(0.48, begin)])[0])
         pool.close(slot)
     assert np.array_equal(outs[1], outs[2])
     assert not np.array_equal(outs[0], outs[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_lower_precision_speaks(voices: list[Voice], tmp_path: Path, dtype: torch.dtype) -> None:
+def test_lower_precision_speaks(voices: list[Voice], hub: Path, dtype: torch.dtype) -> None:
     """The quantiser stays in float32 whatever the others are in, and what it hears is never coarser than float16."""
-    write_hub(tmp_path, reduced_v2())
-    pipeline = V2Pipeline(SeedVc2(reduced_v2()).load(tmp_path), dtype=dtype)
+    pipeline = V2Pipeline(SeedVc2(reduced_v2()).load(hub), dtype=dtype)
     geometry = Geometry.from_ms(block_ms=240, left_ms=600, right_ms=80, output_rate=22_050)
     engine = V2Engine(pipeline, voices, 1, geometry=geometry, dit_left_units=15, max_prompt_s=1.2, steps=STEPS)
     assert pipeline.v2.wide.project_in.weight.dtype == torch.float32
     assert pipeline.v2.hubert.projection.weight.dtype == torch.float16
     assert pipeline.v2.dit.dtype == dtype
     pool = StreamPool(engine, 1)
-    out = stream(pool, [pool.open("june", options=SessionOptions(steps=1))], [speech(0.96)])[0]
+    out = stream(pool, [pool.open("june", options=SessionOptions(steps=1))], [speech(0.48)])[0]
     assert np.abs(out).max() > 100
 
 
@@ -229,22 +234,6 @@ def test_memory_is_a_mean_of_everything_then_of_the_last_half_minute() -> None:
         known, frames = remember(known, frames, torch.tensor([[25.0, 50.0]]), torch.tensor([25.0]), 50.0)
     torch.testing.assert_close(known / frames, torch.tensor([[1.0, 2.0]]))
     assert frames.item() == pytest.approx(MEMORY_S * 50)
-
-
-def test_a_call_reads_no_value_on_the_host(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it can be captured as a CUDA graph."""
-    engine = make(rows=1)
-    calls = recorded(engine, monkeypatch)
-    pool = StreamPool(engine, 1)
-    stream(pool, [pool.open("carlo")], [speech(0.48)])
-
-    rows = calls[0][0]
-    engine.pipeline.solver(STEPS).prepare_rows()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)  # a tensor without values: reading one raises
-    with mode, torch.inference_mode():
-        fake = Rows(**{field.name: mode.from_tensor(getattr(rows, field.name)) for field in fields(rows)})
-        wave, *_ = V2Engine.call(engine, fake, STEPS, mixed=True)
-    assert wave.shape == (1, engine.geometry.engine_samples)
 
 
 def test_geometries_that_do_not_fit_are_named(networks: V2Networks, voices: list[Voice], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ CFM, AR = ("Plachta/Seed-VC", "v2/cfm_small.pth"), ("Plachta/Seed-VC", "v2/ar_ba
 WIDE = ("Plachta/ASTRAL-quantization", "bsq2048/bsq2048_light.pth")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub")
+    write_hub(folder, MODEL.spec)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of every file, to be changed."""
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    write_hub(tmp_path, MODEL.spec)
-    return tmp_path
+    return Path(shutil.copytree(written, tmp_path, dirs_exist_ok=True))
 
 
 def changed(path: Path, change: Any) -> None:
