@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.reduced import published_entries, reduced, reduced_v2
+from tools.parity import fixture
 from tools.parity.check import main
-from tools.parity.fixture import open_fixture
+from tools.parity.fixture import filled_network, open_fixture
 from tools.parity.runners import check
+from tools.parity.runners_ar import forced
 from worker.models.published import fbank
+from worker.models.seedvc.flow import FlowSolver
+from worker.models.seedvc.spec import SPECS
+from worker.models.seedvc2.ar import AR_V2
+from worker.models.seedvc2.regulator import REGULATOR_AR_V2
 from worker.models.seedvc2.rotary import rounded_table
+from worker.models.seedvc2.sampling import Sampling, generate
+from worker.models.weights.published import PublishedNetwork, as_published
 
 FOLDER = Path(__file__).parents[2] / "data" / "parity"
 
@@ -114,18 +125,34 @@ def test_other_lengths_batches_and_items(tmp_path: Path) -> None:
     assert [result.passed for result in check(open_fixture(tmp_path, "fbank_longer"))] == [True]
 
 
-def test_other_steps_guidance_and_items_of_the_solver(tmp_path: Path) -> None:
+def test_other_steps_guidance_and_items_of_the_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows under one item, an item of its own name, and a combination that only a name tells."""
-    recorded = arrays_of(FOLDER / "cfm_tiny.npz")
-    arrays = {"out_both_n4_cfg0.7_linear": np.concatenate([recorded["out_0_n4_cfg0.7_linear"]] * 2)}
-    arrays |= {"out_long_n4_cfg0.0_cosine": recorded["out_0_n4_cfg0.0_cosine"]}
-    for part in ("z", "mu", "prompt", "style"):
-        arrays[f"in_{part}_both"] = np.concatenate([recorded[f"in_{part}_0"]] * 2)
-        arrays[f"in_{part}_long"] = recorded[f"in_{part}_0"]
+    size = reduced("tiny").dit
+    lay_out(tmp_path, SPECS["tiny"].cfm, size, monkeypatch)
+    network = filled_network("cfm_tiny", tmp_path / "cfm_tiny.keys.json")
+    torch.manual_seed(0)
+    arrays = {}
+    for item, rows, frames, steps, guidance, schedule in (
+        ("both", 2, 30, 3, 0.7, "linear"),
+        ("long", 1, 40, 2, 0.0, "cosine"),
+    ):
+        shapes = {"z": (80, frames), "mu": (frames, size.width), "prompt": (80, 9), "style": (192,)}
+        given = {name: torch.randn(rows, *shape) for name, shape in shapes.items()}
+        solve = FlowSolver(network, steps=steps, guidance=guidance, schedule=schedule)  # type: ignore[arg-type]
+        arrays |= {f"in_{name}_{item}": value.numpy() for name, value in given.items()}
+        arrays[f"out_{item}_n{steps}_cfg{guidance}_{schedule}"] = solve(*given.values()).numpy()
     np.savez(tmp_path / "cfm_tiny.npz", **arrays)
-    shutil.copy(FOLDER / "cfm_tiny.keys.json", tmp_path)
-    results = check(open_fixture(tmp_path, "cfm_tiny"))
-    assert [result.passed for result in results] == [True, True]
+    assert [result.passed for result in check(open_fixture(tmp_path, "cfm_tiny"))] == [True, True]
+    arrays["out_both_n3_cfg0.7_linear"][1] += 0.01
+    np.savez(tmp_path / "cfm_tiny.npz", **arrays)
+    assert sorted(result.passed for result in check(open_fixture(tmp_path, "cfm_tiny"))) == [False, True]
+
+
+def lay_out(folder: Path, network: PublishedNetwork, size: Any, patch: pytest.MonkeyPatch) -> None:
+    """A network is of another size than the published one, and so is its layout in ``folder``."""
+    patch.setitem(fixture.NETWORKS, network.name, replace(network, config=as_published(size)))
+    shapes = {name: (entry.shape, "float32") for name, entry in published_entries(network, size).items()}
+    (folder / f"{network.name}.keys.json").write_text(json.dumps(shapes))
 
 
 def test_lower_precision_is_measured(folder: Path) -> None:
@@ -188,16 +215,41 @@ def test_an_array_that_is_missing_costs_its_item_alone(
     assert {item["item"] for item in part["items"]} < {item["item"] for item in whole}
 
 
-def test_everything_recorded_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def small_ar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """An AR model of reduced size, laid out in ``tmp_path``, and what it says of one item."""
+    sizes = reduced_v2()
+    for network, config in ((AR_V2, sizes.ar), (REGULATOR_AR_V2, sizes.ar_regulator)):
+        lay_out(tmp_path, network, config, monkeypatch)
+    model, embed = (filled_network(name, tmp_path / f"{name}.keys.json") for name in ("ar_v2", "regulator_ar_v2"))
+    narrow, prompt = torch.arange(12)[None], torch.arange(0, 2048, 350)[None]
+    noise = torch.rand(9, 2049, generator=torch.Generator().manual_seed(0)) + 0.1
+    condition = embed(narrow)[0]
+    [tokens] = generate(
+        model, [condition], [prompt[0]], Sampling(0.9, 1.2, 1.1), lambda step, rows, _: noise[step][None], len(noise)
+    )
+    logits = forced(model, condition, prompt[0], tokens)
+    best, second = logits.topk(2, dim=-1).values.unbind(-1)
+    recorded = {"in_narrow": narrow, "in_prompt": prompt, "in_sampling": torch.tensor([1.2, 0.9, 1.1])}
+    recorded |= {"in_steps": torch.tensor(len(noise)), "in_noise": noise, "out_tokens": tokens}
+    recorded |= {"out_prefill": logits[0], "out_logits": logits[:3], "out_gap": best - second}
+    return {f"{name}_own": value.numpy() for name, value in recorded.items()}
+
+
+def test_everything_recorded_is_compared(
+    small_ar: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of the AR model also by how much the best token is ahead; and parts of a fixture are enough."""
-    for name in ("ar_v2.npz", "ar_v2.keys.json", "regulator_ar_v2.keys.json"):
-        shutil.copy(V2 / name, tmp_path)
-    arrays = arrays_of(V2 / "ar_v2.npz")
-    np.savez(tmp_path / "ar_v2.npz", **{name: value for name, value in arrays.items() if name.endswith("_stop")})
+    np.savez(tmp_path / "ar_v2.npz", **small_ar)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "not compared" not in out
-    assert "gap_stop" in out
+    assert all(f"{item}_own" in out for item in ("tokens", "prefill", "logits", "gap"))
+    small_ar["out_gap_own"][-1] += 0.1
+    np.savez(tmp_path / "ar_v2.npz", **small_ar)
+    assert main([str(tmp_path)]) == 1
+    assert "1 beyond tolerance" in capsys.readouterr().out
+    arrays = arrays_of(V2 / "ar_v2.npz")
     np.savez(tmp_path / "ar_v2.npz", **{name: value for name, value in arrays.items() if name.endswith("_sampler")})
     assert main([str(tmp_path)]) == 0
     assert "8 items" in capsys.readouterr().out
