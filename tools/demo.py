@@ -14,7 +14,7 @@ from shared.addresses import base_url, wait_until_ready
 from shared.config import ROOT
 from shared.errors import ConfigError
 from shared.options import load_options
-from tools.service.supervisor import PortTaken, check_port, start_child
+from tools.service.supervisor import PortTaken, check_link_ports, check_port, start_child
 
 SAMPLE = ROOT / "worker" / "assets" / "samples" / "sample.flac"
 OUTPUT = "outputs/demo.wav"
@@ -31,6 +31,7 @@ def main() -> int:
     """Exit code: the service's own, or 1 if the demonstration failed."""
     try:
         config = load_options()
+        check_link_ports(config, config.gateway.processes)
         check_port(config)  # else the demonstration would talk to whoever listens there
     except ConfigError as error:
         print(f"demo: {error}", file=sys.stderr)

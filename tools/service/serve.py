@@ -13,7 +13,7 @@ from shared.errors import ConfigError
 from shared.log import configure
 from shared.options import Command, address_options, as_arguments, load_options, profile_options
 from shared.settings import Config, WorkerGroup
-from tools.service.supervisor import PortTaken, Supervisor, check_port, local_children
+from tools.service.supervisor import PortTaken, Supervisor, check_link_ports, check_port, local_children
 
 
 @click.command(cls=Command)
@@ -34,8 +34,10 @@ def serve(
     if config.gateway.port == 0 or config.link.port == 0:
         raise ConfigError("serve: gateway.port and link.port must be numbers other than 0")
     check_auth(config)
+    processes = config.gateway.processes if gateways is None else gateways
     try:
         check_port(config)
+        check_link_ports(config, processes)
     except PortTaken as error:
         click.echo(f"fast-vc: {error}", err=True)
         sys.exit(1)
@@ -45,7 +47,6 @@ def serve(
         groups = [WorkerGroup(count=workers)] if workers else []
     models = [_model(file, profile, group) for group in groups]
     default_model(config)
-    processes = config.gateway.processes if gateways is None else gateways
     children = local_children(
         config, processes, groups, as_arguments(config=file, env=profile), as_arguments(host=host, port=port)
     )

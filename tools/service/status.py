@@ -24,7 +24,8 @@ _SHOWN_IDS = 20
 @click.option("--json", "json_output", is_flag=True, help="For scripts.")
 def status(file: Path | None, profile: str | None, port: int | None, json_output: bool) -> None:
     """Show processes, workers and sessions. Exit code 1 if nothing runs."""
-    states = running(load_options(file, profile).serve.state_dir, port)
+    config = load_options(file, profile)
+    states = running(config.serve.state_dir, port)
     workers = pooled([worker for state in states if isinstance(state, GatewayState) for worker in state.workers])
     if json_output:
         content = {
@@ -34,7 +35,7 @@ def status(file: Path | None, profile: str | None, port: int | None, json_output
         }
         click.echo(json.dumps(content, indent=1))
     elif not states:
-        click.echo("nothing is running")
+        click.echo(f"nothing is running from this folder ({config.serve.state_dir}/)")
     else:
         _print_processes(states)
         _print_workers(workers)

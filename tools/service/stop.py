@@ -28,7 +28,7 @@ def stop(file: Path | None, profile: str | None, port: int | None, force: bool) 
     config = load_options(file, profile)
     states = running(config.serve.state_dir, port)
     if not states:
-        click.echo("nothing is running")
+        click.echo(f"nothing is running from this folder ({config.serve.state_dir}/)")
         return
     named = _processes(state.pid for state in states)
     below = [child for process in named for child in _descendants(process)]

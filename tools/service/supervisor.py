@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from loguru import logger
 
@@ -77,18 +76,27 @@ def check_port(config: Config) -> None:
         return
     if error.errno != errno.EADDRINUSE:
         raise ConfigError(f"gateway.host: cannot listen on {host}:{port}: {error.strerror}")
-    raise PortTaken(f"port {port} is already in use by {_who(config.serve.state_dir, port)}")
+    raise PortTaken(f"port {port} is already in use by {_who(config, port, '--port')}")
+
+
+def check_link_ports(config: Config, gateways: int) -> None:
+    """Raises `PortTaken` if the link's port of one of so many gateways is in use, and says by whom."""
+    for port in range(config.link.port, config.link.port + gateways):
+        error = bind_fault(config.link.host, port)
+        if error is not None and error.errno == errno.EADDRINUSE:  # whatever else there is, a gateway says itself
+            who = _who(config, port, "FASTVC_LINK__PORT")
+            raise PortTaken(f"port {port}, of the link to workers, is already in use by {who}")
 
 
 class PortTaken(RuntimeError):
-    """The HTTP port is in use."""
+    """A port is in use."""
 
 
-def _who(state_dir: Path, port: int) -> str:
-    for state in read_states(state_dir):
-        if state.port == port:
+def _who(config: Config, port: int, choice: str) -> str:
+    for state in read_states(config.serve.state_dir):
+        if port in (state.port, getattr(state, "link_port", None)):
             return f"fast-vc {state.role} (pid {state.pid}); `fast-vc status` shows it, `fast-vc stop` ends it"
-    return "another program; --port chooses another"
+    return f"another program, or a service of another folder; {choice} chooses another"
 
 
 class Supervisor:

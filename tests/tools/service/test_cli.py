@@ -182,7 +182,7 @@ def test_serve_needs_fixed_ports(home: Path) -> None:
 
 def test_status_of_nothing(home: Path) -> None:
     result = run("status")
-    assert (result.exit_code, result.output) == (1, "nothing is running\n")
+    assert (result.exit_code, result.output) == (1, "nothing is running from this folder (temp/)\n")
     result = run("status", "--json")
     assert result.exit_code == 1
     assert json.loads(result.output) == {"running": False, "processes": [], "workers": []}
@@ -213,7 +213,7 @@ def test_status(home: Path, service: Service) -> None:
 
 def test_stop_of_nothing(home: Path) -> None:
     result = run("stop")
-    assert (result.exit_code, result.output) == (0, "nothing is running\n")
+    assert (result.exit_code, result.output) == (0, "nothing is running from this folder (temp/)\n")
 
 
 def test_stop_ends_a_process_without_a_supervisor(home: Path, service: Service) -> None:

@@ -17,14 +17,14 @@ import psutil
 import pytest
 from loguru import logger
 
-from shared.addresses import free_port
-from shared.config import Config, ConfigError, GatewayConfig, ServeConfig
+from shared.addresses import free_port, free_ports
+from shared.config import Config, ConfigError, GatewayConfig, LinkConfig, ServeConfig
 from shared.settings import WorkerGroup
 from shared.state import ServeState, write_state
 from tests.support.forked import Forked
 from tests.support.waiting import PATIENCE_S, until
 from tools.service import supervisor
-from tools.service.supervisor import Child, PortTaken, Supervisor, check_port, local_children
+from tools.service.supervisor import Child, PortTaken, Supervisor, check_link_ports, check_port, local_children
 
 SLEEPS = "import time; time.sleep(600)"
 POLITE = """
@@ -237,6 +237,19 @@ def test_a_taken_port_is_named_with_its_owner(tmp_path: Path) -> None:
         with pytest.raises(PortTaken, match=rf"port {port} is already in use by fast-vc serve \(pid {os.getpid()}\)"):
             check_port(config_of(tmp_path, port=port))
     check_port(config_of(tmp_path, port=port))
+
+
+def test_a_taken_port_of_the_link_is_noticed_before_anything_is_started(tmp_path: Path) -> None:
+    first = free_ports(2)
+    config = config_of(tmp_path).model_copy(update={"link": LinkConfig(port=first)})
+    with socket.create_server(("127.0.0.1", first + 1)):
+        check_link_ports(config, 1)
+        said = f"port {first + 1}, of the link to workers, is already in use by another program.*FASTVC_LINK__PORT"
+        with pytest.raises(PortTaken, match=said):
+            check_link_ports(config, 2)
+        write_state(tmp_path, ServeState(started=0.0, host="127.0.0.1", port=1, link_port=first + 1, children=[]))
+        with pytest.raises(PortTaken, match=rf"in use by fast-vc serve \(pid {os.getpid()}\)"):
+            check_link_ports(config, 2)
 
 
 def test_an_address_of_another_machine_is_a_wrong_configuration(tmp_path: Path) -> None:
