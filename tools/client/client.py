@@ -28,6 +28,8 @@ with naming_libopus():
 DEFAULT_URL = "ws://127.0.0.1:8042/ws"
 Pcm = npt.NDArray[np.int16]
 MAX_OPUS_MS = 120
+GOING_AWAY = 1001  # close code of a service that stops
+_DEFAULT_BLOCK_MS = 500.0  # of servers whose `ready` does not tell
 OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)
 OPUS_FRAMES_MS = (10, 20, 40, 60)
 
@@ -152,10 +154,24 @@ class Call:
         return int(self.ready.get("prefill_ms", 0)) + int(self.ready.get("delay_ms", 0))
 
     @property
+    def block_ms(self) -> float:
+        return float(self.ready.get("block_ms", _DEFAULT_BLOCK_MS))
+
+    @property
     def missing_ms(self) -> float:
         """How much shorter the output is than the input; what is missing of a block is no loss."""
         out_ms = sum(self.message_ms(message) for _, message in self.received)
         return self.input_ms - out_ms
+
+    @property
+    def lost_audio(self) -> str | None:
+        """Why this is not all of the answer, or None: it may be a block short, not more."""
+        if self.complete is None:
+            return "no complete message"
+        if self.missing_ms <= self.block_ms:
+            return None
+        left = "; the service went away" if self.close_code == GOING_AWAY else ""
+        return f"{self.missing_ms:.0f} ms of audio are missing{left}"
 
 
 def read_source(path: Path, rate: int) -> Pcm:
@@ -163,7 +179,7 @@ def read_source(path: Path, rate: int) -> Pcm:
     try:
         wave, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise CallError(f"{path}: cannot be read: {error}") from None
+        raise CallError(f"{path}: {f'cannot be read: {error}' if path.exists() else 'no such file'}") from None
     mono = wave.mean(axis=1)
     if not len(mono):
         raise CallError(f"{path}: no sound in it")

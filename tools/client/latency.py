@@ -16,8 +16,6 @@ import numpy as np
 
 from tools.client.client import Call
 
-DEFAULT_BLOCK_MS = 500  # of servers whose `ready` does not tell
-
 
 def answer_times(call: Call, block_ms: float) -> list[float]:
     """When each block of output was complete at the client, seconds on the monotonic clock; the last may be shorter."""
@@ -34,7 +32,7 @@ def answer_times(call: Call, block_ms: float) -> list[float]:
 
 def answer_latencies_ms(call: Call) -> list[float]:
     """Latency of each answer."""
-    block_ms = float(call.ready.get("block_ms", DEFAULT_BLOCK_MS))
+    block_ms = call.block_ms
     prefill_ms = float(call.ready.get("prefill_ms", 0))
     ends = [sent.audio_ms for sent in call.sent]
     latencies = []

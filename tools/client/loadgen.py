@@ -28,8 +28,8 @@ from tqdm import tqdm
 from shared.config import ROOT
 from shared.ranges import FiniteRange
 from shared.settings import DEMO_KEY
-from tools.client.client import DEFAULT_URL, Call, CallConfig, CallError, call, read_source
-from tools.client.latency import DEFAULT_BLOCK_MS, answer_latencies_ms
+from tools.client.client import DEFAULT_URL, CallConfig, CallError, call, read_source
+from tools.client.latency import answer_latencies_ms
 from tools.client.stats import call_stats
 from tools.client.summary import summarise_run, table
 
@@ -75,16 +75,6 @@ def plan(
     ]
 
 
-def lost_audio(result: Call) -> str | None:
-    """Why this is not all of the client's audio, or None: it may be a block short, not more."""
-    if result.complete is None:
-        return "no complete message"
-    block_ms = float(result.ready.get("block_ms", DEFAULT_BLOCK_MS))
-    if result.missing_ms > block_ms:
-        return f"{result.missing_ms:.0f} ms of audio are missing"
-    return None
-
-
 async def run_client(http: aiohttp.ClientSession, client: Client, output: Path, progress: Progress) -> dict[str, Any]:
     """One caller, with its files. Never raises: what went wrong is in the result's `error`."""
     await asyncio.sleep(client.start_after_s)
@@ -100,7 +90,7 @@ async def run_client(http: aiohttp.ClientSession, client: Client, output: Path, 
         wave = await asyncio.to_thread(read_source, client.source, client.config.sample_rate)
         async with asyncio.timeout(client.timeout_s):
             made = await call(http, client.config, wave, progress)
-        error = lost_audio(made)
+        error = made.lost_audio
         stats, latencies = call_stats(made), answer_latencies_ms(made)
         await asyncio.to_thread(_write, output / f"{name}_stats.json", stats)
         rate = client.config.sample_rate_out

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tools.client.client import Call
-from tools.client.latency import DEFAULT_BLOCK_MS, answer_latencies_ms, answer_times, summarise
+from tools.client.latency import answer_latencies_ms, answer_times, summarise
 
 # The limits of fast-vc-service's own report.
 SIGNIFICANT_DELAY_MS = 10.0
@@ -71,7 +71,7 @@ def _message_latencies_ms(call: Call) -> tuple[list[float], list[float]]:
 
 
 def _from_due(call: Call) -> dict[str, Any]:
-    block_ms = float(call.ready.get("block_ms", DEFAULT_BLOCK_MS))
+    block_ms = call.block_ms
     latencies = answer_latencies_ms(call)
     arrivals = answer_times(call, block_ms)
     gaps = np.diff(arrivals[:-1]) * 1000 - block_ms if len(arrivals) > 2 else np.zeros(1)

@@ -47,7 +47,8 @@ def table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     chunk = summary["chunk_latency_stats"]
     lines.append(
         f"{summary['successful']} of {summary['clients']} clients got all their audio, "
-        f"{summary['real_time_clients']} in real time; {summary['concealed_blocks']} blocks concealed; "
+        f"{summary['real_time_clients']} without a block later than one is long; "
+        f"{summary['concealed_blocks']} blocks concealed; "
         f"block latency mean {chunk['mean_ms']:.1f}, p95 {chunk['p95_ms']:.1f}, p99 {chunk['p99_ms']:.1f} ms"
     )
     return "\n".join(lines)

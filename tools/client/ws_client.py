@@ -132,3 +132,6 @@ def main(source_wav_path: Path | None, output: Path, only_voices: bool, json_fil
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({**stats, "complete": result.complete}, indent=1), encoding="utf-8")
+    if lost := result.lost_audio:
+        click.echo(f"ws_client: {lost}{'' if reconnect else ' (--reconnect comes back to a call)'}", err=True)
+        sys.exit(1)

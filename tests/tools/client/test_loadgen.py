@@ -91,7 +91,7 @@ class FakeService(threading.Thread):
         await socket.send_json({"type": "ready", "session_id": config.get("session_id", "made-up"), **lead})
         rate = config["sample_rate"]
         held = bytes(2 * rate * LEAD_MS // 1000)
-        block = 2 * rate * BLOCK_MS // 1000
+        block, answered = 2 * rate * BLOCK_MS // 1000, 0
         async for message in socket:
             if self.mode == "mute":
                 continue
@@ -103,11 +103,15 @@ class FakeService(threading.Thread):
                 if self.mode != "lossy":
                     await socket.send_bytes(held[:block])
                 held = held[block:]
+                answered += 1
+            if self.mode == "leaving" and answered == 3:
+                held = b""
+                break
         if held:
             await socket.send_bytes(held)
         if self.mode != "rude":
             await socket.send_json({"type": "complete", "session_id": "x", "stats": {"concealed_chunks": 0}})
-        await socket.close()
+        await socket.close(code=1001 if self.mode == "leaving" else 1000)
         return socket
 
 
@@ -204,6 +208,21 @@ def test_ws_client_failures_are_one_sentence(source: Path, tmp_path: Path) -> No
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     unreadable = run(ws_client.main, "--url", "ws://127.0.0.1:1/ws", "--source-wav-path", tmp_path / "bad.wav")
     assert (unreadable.exit_code, "bad.wav: cannot be read" in unreadable.output) == (1, True)
+    absent = run(ws_client.main, "--url", "ws://127.0.0.1:1/ws", "--source-wav-path", tmp_path / "none.wav")
+    assert (absent.exit_code, absent.output) == (1, f"ws_client: {tmp_path}/none.wav: no such file\n")
+
+
+@pytest.mark.parametrize("service", ["leaving"], indirect=True)
+def test_ws_client_fails_where_the_service_left_before_all_was_answered(
+    service: FakeService, source: Path, tmp_path: Path
+) -> None:
+    """What came is kept all the same."""
+    output = tmp_path / "answer.wav"
+    result = run(ws_client.main, "--url", service.url, "--source-wav-path", source, "--output", output)
+    assert result.exit_code == 1
+    said = "ws_client: 300 ms of audio are missing; the service went away (--reconnect comes back to a call)\n"
+    assert result.stderr.endswith(said)
+    assert len(soundfile.read(output)[0]) == 16 * (300 - LEAD_MS)
 
 
 def timeline(late_ms: float = 0.0) -> Call:
