@@ -48,13 +48,13 @@ def refusals(count: Count, origins: Origins) -> Middleware:
 
 
 def request_log(count: Count) -> logging.Logger:
-    """For the server: bytes that are no request cost a line without a word of theirs."""
+    """For the server: bytes that are no request cost a line without a word of theirs, and so does who hangs up."""
     log = logging.Logger("gateway.http")
     log.parent, log.propagate = logging.getLogger(), True
 
     def disarm(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
             record.msg, record.args = f"{record.msg}: {type(error).__name__}", record.args
             if isinstance(error, HttpProcessingError):  # the other is of a body whose request was answered, and counted

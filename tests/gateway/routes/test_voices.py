@@ -153,7 +153,7 @@ async def test_every_refusal_says_what_is_wrong(service: Service, keys: dict[str
 
 
 async def test_who_hangs_up_in_the_middle_of_a_recording_is_no_fault_of_the_disk(
-    service: Service, keys: dict[str, str], log: list[str]
+    service: Service, keys: dict[str, str], log: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     head = f"POST /voices?name=x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['anna']}\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", service.gateway.port)
@@ -163,6 +163,7 @@ async def test_who_hangs_up_in_the_middle_of_a_recording_is_no_fault_of_the_disk
     writer.close()
     await service.until(lambda: service.counter("fastvc_voices_uploaded_total", outcome="gone") == 1)
     assert [line for line in log if line.startswith("ERROR")] == []
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR" or record.exc_info] == []
 
 
 async def test_a_disk_that_is_gone_takes_no_call_with_it(
