@@ -16,7 +16,7 @@ test: venv
 
 # What `make test` has no time for (tests/support/tiers.py): networks in their published sizes, and more.
 test-thorough: venv
-	OMP_NUM_THREADS=1 TEST_THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
+	OMP_NUM_THREADS=1 TEST_THOROUGH=1 $(BIN)/python -m pytest -p tests.support.split --processes 2 -m thorough
 
 test-docker: venv
 	DOCKER_TESTS=1 $(BIN)/python -m pytest --timeout 1500 tests/docker
@@ -30,7 +30,7 @@ test-monitoring: venv
 			echo "Prometheus is missing. Install it and try again: sudo apt-get install prometheus"; exit 1; \
 		fi; \
 	fi
-	TEST_MONITORING=1 $(BIN)/python -m pytest -n0 -rs tests/gateway/test_monitoring.py
+	TEST_MONITORING=1 $(BIN)/python -m pytest -rs tests/gateway/test_monitoring.py
 
 # The Helm chart, rendered by Helm's own library and held against Kubernetes' schemas (350 MB of both, installed here).
 test-helm: venv
@@ -46,12 +46,12 @@ test-webrtc: venv
 			echo "coturn is missing. Install it and try again: sudo apt-get install coturn"; exit 1; \
 		fi; \
 	fi
-	TEST_WEBRTC=all $(BIN)/python -m pytest -n0 -rs tests/gateway/rtp tests/gateway/transports
+	TEST_WEBRTC=all $(BIN)/python -m pytest -rs tests/gateway/rtp tests/gateway/transports
 
 # The running service against its OpenAPI description: requests that are made up.
 test-api: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api]'
-	TEST_API_EXAMPLES=$${TEST_API_EXAMPLES:-200} $(BIN)/python -m pytest -n0 --timeout 1200 tests/api
+	TEST_API_EXAMPLES=$${TEST_API_EXAMPLES:-200} $(BIN)/python -m pytest --timeout 1200 tests/api
 
 # Everything about the page, in both browsers. Installs them, and what drives them, where it may (Debian, as root).
 test-web: venv
@@ -74,7 +74,7 @@ chaos: venv
 # What arrives as bytes: 10^5 of each kind, changed, cut and joined; other ones with FUZZ_SEED=n. Then half a minute for
 # each reader, led by the code that is reached.
 fuzz: venv
-	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -n0 -q --timeout 7200 tests/fuzz
+	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q --timeout 7200 tests/fuzz
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	for reader in $$($(BIN)/python -c 'from tests.fuzz.readers import READERS; print(*READERS)'); do $(BIN)/python -m tests.fuzz.guided $$reader -max_total_time=30 || exit 1; done
 

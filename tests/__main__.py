@@ -2,7 +2,7 @@
 
 Tests marked ``serial`` (calls in real time, whose answers must not be late) run one after another; they mostly wait.
 What they leave of the processor goes to everything else, at the lowest priority: the other tests on three processes,
-file by file, lint and types.
+file by file (`tests.support.split`), lint and types.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from tests.support.split import LOWEST
 
 PROCESSES = "3"  # one more than cores: many tests wait for sockets
+TESTS = ["pytest", "-p", "tests.support.split", "--processes", PROCESSES, "-rs"]
 THREADS = "1"  # of torch in each: they share two cores
-LOWEST = 19
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -23,36 +24,28 @@ CHECKS = {
 }
 
 
-def start(module: list[str], *, quietly: bool = False, priority: int = 0) -> subprocess.Popen[str]:
-    """``python -m`` what is named. quietly: what it says is kept for later. priority: above 0 gives way to others."""
+def start(module: list[str]) -> subprocess.Popen[str]:
+    """``python -m`` what is named, which gives way to others; what it says is kept for later."""
     return subprocess.Popen(
         [sys.executable, "-m", *module],
         text=True,
-        stdout=subprocess.PIPE if quietly else None,
-        stderr=subprocess.STDOUT if quietly else None,
-        preexec_fn=lambda: os.nice(priority),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: os.nice(LOWEST),
     )
-
-
-def serial_files() -> list[str]:
-    """Those that hold serial tests: the others need not be imported to see that they hold none."""
-    return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if "mark.serial" in path.read_text("utf-8")]
 
 
 def main() -> int:
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", THREADS)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests and what they start are some hundred processes of the same
-    pytest = ["pytest", *sys.argv[1:]]
-    serial = start([*pytest, "-m", "serial", "-rs", *([] if sys.argv[1:] else serial_files())], quietly=True)
-    checks = {name: start(command, quietly=True, priority=LOWEST) for name, command in CHECKS.items()}
-    rest = start([*pytest, "-n", PROCESSES, "--dist", "loadfile", "-m", "not serial"], priority=LOWEST)
-    failed = ["tests"] if rest.wait() else []
-    for name, process in {**checks, "serial tests": serial}.items():
+    checks = {name: start(command) for name, command in CHECKS.items()}
+    tests = subprocess.run([sys.executable, "-m", *TESTS, *sys.argv[1:]], check=False)
+    failed = ["tests"] if tests.returncode else []
+    for name, process in checks.items():
         said, _ = process.communicate()
         if process.returncode:
             failed.append(name)
-        if process.returncode or process is serial:
             print(said)
         else:
             print(f"{name}: passed")

@@ -59,7 +59,7 @@ def test_what_is_written_is_read_with_the_supervisor_first(tmp_path: Path) -> No
         write_state(folder, one)
     assert read_states(folder) == [SERVE, GATEWAY, WORKER]
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["gateway-2.json", "serve-1.json", f"worker-{os.getpid()}.json"]
+    assert names == ["gateway-2.json", "serve-1.json", f"worker-{WORKER.pid}.json"]
 
 
 @pytest.mark.parametrize("one", [SERVE, GATEWAY, WORKER])
