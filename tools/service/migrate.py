@@ -47,7 +47,7 @@ def _device(devices: Any) -> str:
 MOVED: dict[str, Moved] = {
     "app.host": Moved("gateway.host", "0.0.0.0"),
     "app.port": Moved("gateway.port", 18822),
-    "app.workers": Moved("serve.workers", 2),
+    "app.workers": Moved("serve.workers", 2, int),
     "app.receive_timeout": Moved("gateway.idle_timeout_s", 480, float),
     "app.log_dir": Moved("log.dir", "logs"),
     "buffer.prefill_time": Moved("gateway.prefill_ms", 375, int),
@@ -70,6 +70,7 @@ MOVED: dict[str, Moved] = {
 
 RECORDINGS = ("realtime_vc.save_input", "realtime_vc.save_output", "realtime_vc.save_dir")
 
+_RETRIEVAL = "faiss files are not read; fast-vc voices index NAME makes an index, worker.retrieval_rate is the rate"
 NO_COUNTERPART: dict[str, str] = {
     "buffer.opus_frame_duration": "each session's own: opus_frame_duration of its first message (default 20)",
     "realtime_vc.reference_wav_path": "voices are files in a folder: fast-vc voices add FILE; sessions name one",
@@ -84,9 +85,9 @@ NO_COUNTERPART: dict[str, str] = {
     "realtime_vc.recv_slow_threshold": "slow intervals are logged by the caller's own pace",
     "realtime_vc.vc_slow_threshold": "conversions slower than a block are logged",
     "models.is_torch_compile": "CUDA graphs instead: worker.graphs, on by default",
-    "models.is_retrieval": "there is no retrieval of features",
-    "models.index_rate": "there is no retrieval of features",
-    "models.index_path": "there is no retrieval of features",
+    "models.is_retrieval": _RETRIEVAL,
+    "models.index_rate": _RETRIEVAL,
+    "models.index_path": _RETRIEVAL,
     "models.speech_noise_thres": "another detector: worker.vad, vad_on, vad_off",
     "models.decibel_thres": "another detector: worker.vad; silence_dbfs belongs to vad: energy",
 }
@@ -141,6 +142,9 @@ def _notes(given: dict[str, Any], content: dict[str, dict[str, Any]]) -> Iterato
             yield f"{key} = {value!r}: not a key of fast-vc-service: left out."
     if "recording" in content:
         yield "recording: both sides of every call are kept for recording.keep_days; ask your callers."
+    if content["serve"]["workers"] > 1:
+        count = content["serve"]["workers"]
+        yield f"app.workers: {count} are {count} copies of the model on one device; one batches all callers."
     devices = given.get("realtime_vc.device")
     if isinstance(devices, list) and len(set(devices)) > 1:
         others = ", ".join(f"fast-vc worker --device {device}" for device in dict.fromkeys(devices[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import soundfile
 import yaml
 from click.testing import CliRunner, Result
 
@@ -72,7 +73,8 @@ def test_what_has_no_counterpart_or_changed_is_named(tmp_path: Path) -> None:
         "realtime_vc.of_my_own = 3: not a key of fast-vc-service",
         "realtime_vc.extra_time_right = 0.03: rounded to 40 ms",
         "start beside it: fast-vc worker --device cuda:1, fast-vc worker --device cuda:0",
-        "models.is_retrieval = False: no counterpart",
+        "app.workers: 3 are 3 copies of the model on one device",
+        "models.is_retrieval = False: no counterpart: faiss files are not read; fast-vc voices index",
     ):
         assert any(said in note for note in notes), said
     assert not any("block_time" in note or "port" in note for note in notes)
@@ -101,6 +103,7 @@ def test_every_key_is_known_once() -> None:
     ("text", "said"),
     [
         ("realtime_vc: {block_time: half}", "realtime_vc.block_time: 'half' cannot be understood"),
+        ("app: {workers: two}", "app.workers: 'two' cannot be understood"),
         ("realtime_vc: {device: []}", "realtime_vc.device: [] cannot be understood"),
         ("models: {defalut_original_model: huge}", "worker.model"),
         ("a: b: c", "not YAML"),
@@ -123,3 +126,25 @@ def test_an_empty_file_is_the_old_service_s_defaults(tmp_path: Path) -> None:
 def test_the_guide_names_every_old_key() -> None:
     guide = (ROOT / "docs" / "migration.md").read_text()
     assert not [key for key in (*MOVED, *NO_COUNTERPART, *RECORDINGS) if key.partition(".")[2] not in guide]
+
+
+def test_the_guide_s_first_steps_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for downloads, and what then serves."""
+    guide = (ROOT / "docs" / "migration.md").read_text().split("```")[1]
+    steps = [line.partition("  #")[0].split()[1:] for line in guide.splitlines() if line.startswith("fast-vc")]
+    assert [step[0] for step in steps] == ["migrate", "models", "keys", "config", "voices", "serve"]
+    monkeypatch.chdir(tmp_path)
+    Path("old/configs").mkdir(parents=True)
+    Path("old/configs/prod.yaml").write_text(OLD)
+    Path("resources/refs").mkdir(parents=True)
+    wave, rate = soundfile.read(ROOT / "tests" / "data" / "male_english.flac")
+    soundfile.write("resources/refs/ref-24k.wav", wave, rate)
+    for step in steps:
+        if step[0] in ("models", "serve"):
+            continue
+        command, _, target = " ".join(step).partition(" > ")
+        result = CliRunner().invoke(main, command.split())
+        assert result.exit_code == 0, (command, result.output)
+        if target:
+            Path(target).write_text(result.stdout)
+    assert Path("voices/ref-24k.wav").is_file()
