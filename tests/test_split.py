@@ -36,7 +36,7 @@ def run(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "."],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env={name: value for name, value in os.environ.items() if "PYTEST" not in name} | {"PYTHONPATH": str(ROOT)},
         text=True,
         capture_output=True,
         check=False,
