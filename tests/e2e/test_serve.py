@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from tools.client.client import Call, CallConfig, call, read_source
 
+from ..support.room import when_there_is_room
 from .conftest import KEY, SAMPLE, Serve, is_alive
 
 
@@ -43,6 +45,32 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 async def talk(serve: Serve, wave: np.ndarray[Any, Any]) -> Call:
     async with aiohttp.ClientSession() as http:
         return await call(http, CallConfig(serve.url, KEY), wave)
+
+
+@pytest.mark.serial
+async def test_nothing_is_left_behind_by_200_short_sessions(pair: Serve) -> None:
+    processes = [psutil.Process(pid) for pid in pair.pids("gateway", "worker")]
+    wave = read_source(SAMPLE, 16_000)[:3200]
+
+    def held() -> list[tuple[int, int]]:
+        return [(process.num_fds(), process.num_threads()) for process in processes]
+
+    async def eight(encoding: str) -> None:
+        config = CallConfig(pair.url, KEY, encoding=encoding, real_time=False)
+        async with aiohttp.ClientSession() as http:
+            one = partial(call, http, config, wave)
+            made = await asyncio.gather(*(when_there_is_room(one) for _ in range(8)))
+        assert all(one.complete is not None for one in made)
+
+    for encoding in ("PCM", "OPUS"):
+        await eight(encoding)  # opens what stays open: log files, threads
+    before = held()
+    for start in range(0, 200, 8):
+        await eight("OPUS" if start % 16 else "PCM")
+    pair.until(lambda: pair.get("/ready")[1]["sessions"] == 0)
+    await asyncio.sleep(1.0)
+    after = held()
+    assert all(now[0] <= then[0] + 2 and now[1] <= then[1] + 1 for then, now in zip(before, after, strict=True))
 
 
 @pytest.mark.serial
