@@ -13,6 +13,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,19 +26,43 @@ ROOT = Path(__file__).parents[1]
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 
+# Imports what the base brings; then each part in a process of its own, forked from there, with what it brings besides.
 GUARD = """
-import importlib, json, sys
-refused, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+import importlib, json, os, sys, traceback
+base, parts = json.loads(sys.stdin.read())
 
 class Refuse:
+    refused = ()
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in refused:
+        if name.partition(".")[0] in self.refused:
             raise ModuleNotFoundError(f"{name} is in none of the extras", name=name)
 
-sys.meta_path.insert(0, Refuse())
-for module in modules:
-    importlib.import_module(module)
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+guard = Refuse()
+sys.meta_path.insert(0, guard)
+
+def take(refused, modules):
+    guard.refused = refused
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except BaseException:
+        return traceback.format_exc(), []
+    return "", sorted({name.partition(".")[0] for name in sys.modules})
+
+found = {"base": take(*base)}
+for part, given in parts.items():
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with open(writing, "w") as answer:
+            json.dump(take(*given), answer)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as answer:
+        found[part] = json.load(answer)
+    os.waitpid(pid, 0)
+json.dump(found, sys.stdout)
 """
 OURS = {"config", "gateway", "shared", "tools", "worker"}
 
@@ -68,11 +94,19 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@cache
+def owners_of_modules() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
 def refused(*extras: str) -> list[str]:
     """What one may import of the installed distributions, but not with `extras` alone."""
     brought = distributions(*extras)
-    by_module = importlib.metadata.packages_distributions()
-    return [top for top, owners in by_module.items() if top not in OURS and not {normal(o) for o in owners} & brought]
+    return [
+        top
+        for top, owners in owners_of_modules().items()
+        if top not in OURS and not {normal(o) for o in owners} & brought
+    ]
 
 
 def modules(*packages: str) -> list[str]:
@@ -87,25 +121,31 @@ def modules(*packages: str) -> list[str]:
     return found
 
 
-def imported(extras: tuple[str, ...], packages: tuple[str, ...]) -> set[str]:
-    command = [sys.executable, "-c", GUARD, json.dumps(refused(*extras)), json.dumps(modules(*packages))]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return set(result.stdout.split())
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], set[str]]] = {  # extras, packages, and what is never imported
+    "gateway": (("gateway",), ("gateway", "shared", "tools.service"), {"torch", "torchaudio", "safetensors"}),
+    "worker": (("worker",), ("worker", "shared", "tools.service", "tools.file_vc"), {"aiohttp", "uvloop"}),
+    "client": (("client",), ("tools.client", "shared", "tools.service"), {"torch", "uvloop"}),
+    "base": ((), ("tools.service",), {"torch", "aiohttp", "uvloop"}),
+}
 
 
-@pytest.mark.parametrize(
-    ("extras", "packages", "never"),
-    [
-        (("gateway",), ("gateway", "shared", "tools.service"), {"torch", "torchaudio", "safetensors"}),
-        (("worker",), ("worker", "shared", "tools.service", "tools.files"), {"aiohttp", "uvloop"}),
-        (("client",), ("tools.client", "shared", "tools.service"), {"torch", "uvloop"}),
-        ((), ("tools.service",), {"torch", "aiohttp", "uvloop"}),
-    ],
-    ids=["gateway", "worker", "client", "base"],
-)
-def test_an_extra_is_enough_for_its_part(extras: tuple[str, ...], packages: tuple[str, ...], never: set[str]) -> None:
-    assert not imported(extras, packages) & never
+@pytest.fixture(scope="module")
+def imported() -> dict[str, tuple[str, list[str]]]:
+    """For each of `PARTS` what went wrong, and every top-level module that its packages import."""
+    given = {part: (refused(*extras), modules(*packages)) for part, (extras, packages, _) in PARTS.items()}
+    asked = json.dumps([given.pop("base"), given])
+    command = [sys.executable, "-c", GUARD]
+    done = subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True, check=True)
+    found: dict[str, tuple[str, list[str]]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_extra_is_enough_for_its_part(imported: dict[str, tuple[str, list[str]]], part: str) -> None:
+    error, found = imported[part]
+    assert error == ""
+    assert set(PARTS[part][1][0].split(".")[:1]) <= set(found)
+    assert not set(found) & PARTS[part][2]
 
 
 def test_the_base_and_the_gateway_bring_no_torch_and_the_worker_no_aiohttp() -> None:
@@ -139,39 +179,61 @@ ctypes.util.find_library = lambda name: None if f"lib{name}" in refused else fin
 """
 
 
-def said_by(folder: Path, refused: list[str], *arguments: str) -> str:
-    """What ``fast-vc`` says where there are none of the modules and libraries `refused`. It ends with 2."""
+# Each command in a process of its own, forked from one that has imported the command line; exit codes on stdout.
+COMMANDS = """
+import json, os, sys
+from tools.service import cli
+codes = []
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    pid = os.fork()
+    if not pid:
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{name}", os.O_CREAT | os.O_WRONLY), descriptor)
+        code = 99
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+json.dump(codes, sys.stdout)
+"""
+
+
+def said_by(folder: Path, refused: list[str], *commands: tuple[str, ...]) -> list[str]:
+    """What ``fast-vc`` says where there are none of the modules and libraries `refused`. It always ends with 2."""
     (folder / "sitecustomize.py").write_text(WITHOUT)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("FASTVC_")}
     environ |= {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))), "TEST_REFUSED": json.dumps(refused)}
     environ |= {"FASTVC_GATEWAY__PORT": str(free_port()), "FASTVC_LINK__PORT": str(free_port())}
-    command = [sys.executable, "-m", "tools.service.cli", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    return done.stderr
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=True)
+    said = [(folder / f"{number}.err").read_text() for number in range(len(commands))]
+    assert json.loads(done.stdout) == [2] * len(commands), said
+    assert not any((folder / f"{number}.out").read_text() for number in range(len(commands)))
+    return said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (("gateway",), "gateway"),
-        (("worker",), "worker"),
-        (("serve", "--workers", "0"), "gateway"),
-        (("models", "list"), "worker"),
-        (("voices", "list"), "worker"),
-        (("keys", "tls"), "gateway"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
-)
-def test_a_command_whose_extra_is_not_installed_says_which(
-    tmp_path: Path, arguments: tuple[str, ...], extra: str
-) -> None:
-    said = said_by(tmp_path, refused(), *arguments)
-    assert f"pip install 'fast-vc-pool[{extra}]'" in said
-    assert "Traceback" not in said
+NEEDED = {  # extras by the command that they are for
+    ("gateway",): "gateway",
+    ("worker",): "worker",
+    ("serve", "--workers", "0"): "gateway",
+    ("models", "list"): "worker",
+    ("voices", "list"): "worker",
+    ("keys", "tls"): "gateway",
+}
+
+
+def test_a_command_whose_extra_is_not_installed_says_which(tmp_path: Path) -> None:
+    for (command, extra), said in zip(NEEDED.items(), said_by(tmp_path, refused(), *NEEDED), strict=True):
+        assert f"pip install 'fast-vc-pool[{extra}]'" in said, command
+        assert "Traceback" not in said, command
 
 
 def test_without_libopus_a_gateway_says_how_to_get_it(tmp_path: Path) -> None:
-    said = said_by(tmp_path, ["libopus"], "serve")
+    (said,) = said_by(tmp_path, ["libopus"], ("serve", "--workers", "0"))
     assert "apt-get install libopus0" in said
     assert "Traceback" not in said

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+from typing import Literal
 
-from shared.config import ROOT
+from loguru import logger
 
-_PROGRAM = """
-import sys
-from pathlib import Path
 from shared.log import configure, for_session
 from shared.settings import LogConfig
-configure("gateway", LogConfig(format=sys.argv[1], to_file=sys.argv[2] == "file", dir=Path(sys.argv[3])))
-for_session("call-1").info("heard {}", "straße\\nand more")
-try:
-    raise ValueError("no such voice")
-except ValueError:
-    for_session("call-1").exception("failed")
-"""
+from tests.support.forked import run_here
 
 
-def lines(form: str, to_file: bool, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _PROGRAM, form, "file" if to_file else "none", str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+def _say(form: Literal["text", "json"], to_file: bool, folder: Path) -> None:
+    configure("gateway", LogConfig(format=form, to_file=to_file, dir=folder))
+    for_session("call-1").info("heard {}", "straße\nand more")
+    try:
+        raise ValueError("no such voice")
+    except ValueError:
+        for_session("call-1").exception("failed")
+
+
+def lines(form: Literal["text", "json"], to_file: bool, folder: Path) -> subprocess.CompletedProcess[str]:
+    done = run_here(_say, form, to_file, folder)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_json_is_one_object_a_line_on_stdout(tmp_path: Path) -> None:
@@ -60,25 +61,21 @@ def test_a_folder_that_cannot_be_written_costs_the_file_alone(tmp_path: Path) ->
     assert "call-1 heard" in done.stderr
 
 
-_MANY = """
-import sys
-from pathlib import Path
-from loguru import logger
-from shared.log import configure
-from shared.settings import LogConfig
-configure("gateway", LogConfig(dir=Path(sys.argv[1])))
-for number in range(50):
-    logger.info("line {}", number)
-    if number == 24 and len(sys.argv) > 2:
-        logger.complete()
-        Path(sys.argv[1], "gateway.log").unlink()  # the disk is well again
-logger.complete()
-"""
+def _say_many(config: LogConfig, line: str, well_again: bool) -> None:
+    configure("gateway", config)
+    for number in range(50):
+        logger.info(line, number)
+        if number == 24 and well_again:
+            logger.complete()
+            (config.dir / "gateway.log").unlink()
+    logger.complete()
 
 
-def many(folder: Path, *flags: str) -> str:
-    command = [sys.executable, "-c", _MANY, str(folder), *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stderr
+def many(folder: Path, line: str = "line {}", *, well_again: bool = False, **config: int) -> str:
+    """What 50 lines leave on the console. well_again: the disk is, after half of them."""
+    done = run_here(_say_many, LogConfig(dir=folder, **config), line, well_again)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_a_full_disk_is_said_once_and_every_line_still_comes_on_the_console(tmp_path: Path) -> None:
@@ -92,15 +89,11 @@ def test_a_full_disk_is_said_once_and_every_line_still_comes_on_the_console(tmp_
 
 def test_the_file_goes_on_once_the_disk_is_well_again(tmp_path: Path) -> None:
     (tmp_path / "gateway.log").symlink_to("/dev/full")
-    many(tmp_path, "well again")
+    many(tmp_path, well_again=True)
     assert (tmp_path / "gateway.log").read_text().count("line ") == 25
 
 
 def test_a_long_file_is_put_aside_and_so_many_stay(tmp_path: Path) -> None:
-    program = _MANY.replace("dir=Path(sys.argv[1])", "dir=Path(sys.argv[1]), max_file_mb=1, keep_files=2")
-    program = program.replace('logger.info("line {}", number)', 'logger.info("x" * 100_000)')
-    subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, check=True, timeout=60
-    )
+    many(tmp_path, "x" * 100_000, max_file_mb=1, keep_files=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.log", "gateway.log.1", "gateway.log.2"]
     assert all(path.stat().st_size <= 1_000_000 for path in tmp_path.iterdir())

@@ -44,13 +44,17 @@ class Forked:
         *arguments: Any,
         environ: Mapping[str, str],
         out: Path,
+        err: Path | None = None,
         from_here: bool = False,
     ) -> None:
         """run: of a module, with arguments that can be pickled; what it returns is its exit code, None is 0.
-        out: what it prints goes there, after what is there already. from_here: forked from this process, which has
-        imported what it needs; for what has neither threads nor sockets of its own, and wants none of this one's."""
+        out, err: what it prints goes there, after what is there already; to `out` alone where there is no `err`.
+        from_here: forked from this process, which has imported what it needs; for what has neither threads nor sockets
+        of its own, and wants none of this one's."""
         context = _from_here if from_here else _context
-        self._process = context.Process(target=_in_own_environment, args=(dict(environ), out, run, arguments))
+        self._process = context.Process(
+            target=_in_own_environment, args=(dict(environ), out, err or out, run, arguments)
+        )
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -83,6 +87,14 @@ class Forked:
 def start_module(module: str, *arguments: str, environ: Mapping[str, str], out: Path) -> Forked:
     """``python -m MODULE ARGUMENTS``."""
     return Forked(_run_module, module, arguments, environ=environ, out=out)
+
+
+def run_here(run: Callable[..., object], *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """In a process forked from this one, until it ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        code = Forked(run, *arguments, environ=os.environ, out=out, err=err, from_here=True).wait(60)
+        return subprocess.CompletedProcess([str(run)], code, out.read_text(), err.read_text())
 
 
 def run_module(module: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -137,13 +149,15 @@ class _Child:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _in_own_environment(environ: dict[str, str], out: Path, run: Callable[..., object], arguments: Any) -> None:
+def _in_own_environment(
+    environ: dict[str, str], out: Path, err: Path, run: Callable[..., object], arguments: Sequence[Any]
+) -> None:
     os.environ.clear()
     os.environ.update(environ)
     time.tzset()
-    with out.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, path in ((1, out), (2, err)):
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), number)
     # not those of a pytest that it was forked from
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     _to_the_end(run, *arguments)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,25 +19,31 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shared.addresses import free_port
-from shared.config import ROOT
-from shared.state import ServeState, write_state
+from shared.state import GatewayState, PooledWorker, ServeState, write_state
+from tests.support.forked import Forked
+from tests.support.waiting import until
 from tools.service import cli, stop
 
-CHILD = """
-import signal, subprocess, sys, time
-from pathlib import Path
-from shared.state import GatewayState, PooledWorker, write_state
-if "stubborn" in sys.argv:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-below = [subprocess.Popen(["sleep", "600"]).pid] if "parent" in sys.argv else []
-state = GatewayState(started=time.time() - 3725, host="127.0.0.1", hostname="here", port=int(sys.argv[2]),
-                     link_port=5555, sessions=2, ready=True,
-                     workers=[PooledWorker("far-1", 7, "far", "cuda:0", "shift", 2, 16, True)],
-                     session_ids=["alpha", "beta"])
-write_state(Path(sys.argv[1]), state)
-print("up", *below, flush=True)
-time.sleep(600)
-"""
+
+def live(folder: Path, port: int, flags: tuple[str, ...]) -> None:
+    """What a gateway is, as far as state files know. Says when it is up, and which process is below it."""
+    if "stubborn" in flags:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    below = [subprocess.Popen(["sleep", "600"]).pid] if "parent" in flags else []
+    state = GatewayState(
+        started=time.time() - 3725,
+        host="127.0.0.1",
+        hostname="here",
+        port=port,
+        link_port=5555,
+        sessions=2,
+        ready=True,
+        workers=[PooledWorker("far-1", 7, "far", "cuda:0", "shift", 2, 16, True)],
+        session_ids=["alpha", "beta"],
+    )
+    write_state(folder, state)
+    print("up", *below)
+    time.sleep(600)
 
 
 @pytest.fixture
@@ -55,18 +63,17 @@ class Service:
     """Something that runs, as far as state files know."""
 
     def __init__(self, folder: Path, *flags: str, port: int = 8042) -> None:
-        command = [sys.executable, "-c", CHILD, str(folder / "temp"), str(port), *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert self.process.stdout is not None
-        up, *below = self.process.stdout.readline().split()
+        out = folder / f"gateway-{port}.out"
+        self.process = Forked(live, folder / "temp", port, flags, environ=os.environ, out=out, from_here=True)
+        until(lambda: out.exists() and out.read_text().endswith("\n"))
+        up, *below = out.read_text().split()
+        out.unlink()
         assert up == "up"
         self.below = [int(pid) for pid in below]
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
