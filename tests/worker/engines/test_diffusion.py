@@ -277,13 +277,13 @@ def test_a_voice_that_a_session_brings_sounds_as_one_of_the_workers_own(make: Ma
 
 
 def test_guests_of_every_length_share_one_mask(make: Make, voices: list[Voice]) -> None:
-    """Prompts of 1.1 and 1.6 s in a bank of 1.7 s: each as if it were alone."""
+    """Prompts of 1.1 and 1.6 s in a bank of 1.7 s: each as if it were alone, in a bank of its own length."""
     sounds = {voice.name: voice.path.read_bytes() for voice in voices}
     together = StreamPool(make(rows=4, max_prompt_s=1.7, guest_voices=3), 4)
     slots = [together.open(f"clip:{name}", reference=sounds[name]) for name in ("carlo", "allison")]
     outs = stream(together, slots, [speech(0.48)] * 2)
     for name, out in zip(("carlo", "allison"), outs, strict=True):
-        alone = StreamPool(make(rows=1, max_prompt_s=1.7), 1)
+        alone = StreamPool(make(rows=1, max_prompt_s=SECONDS[name]), 1)
         expected = stream(alone, [alone.open(name)], [speech(0.48)])[0]
         assert np.abs(out - expected).max() <= TOLERANCE
 

@@ -153,7 +153,7 @@ def test_vocoders_do_not_mix_items() -> None:
 
 
 def test_by_length_runs_each_item_alone() -> None:
-    network = ready(campplus.CamPlus())
+    network = ready(campplus.CamPlus(campplus.CamPlusConfig(channels=4, layers=(1, 2, 1))))
     features = torch.randn(3, 60, 80)
     lens = torch.tensor([60, 41, 60])
     batch = by_length(network, features, lens, dim=1)

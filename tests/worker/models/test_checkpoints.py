@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.support.reduced import published_entries
 from tools.parity.fixture import synthetic_entries
 from worker.models.published import whisper
+from worker.models.published.campplus import CamPlusConfig
+from worker.models.published.hift import HiftConfig
 from worker.models.seedvc import dit, regulator
 from worker.models.seedvc.spec import NETWORKS
 from worker.models.weights.checkpoints import CheckpointError, assemble, load_network
@@ -162,8 +165,9 @@ def test_a_file_that_is_no_checkpoint(
 
 
 def test_weight_norm_folded_unfolded_and_by_its_new_name() -> None:
-    unfolded = synthetic_entries(FOLDER / "hift.keys.json")
-    network = assemble(NETWORKS["hift"], unfolded)
+    size = HiftConfig(channels=16)
+    unfolded = published_entries(NETWORKS["hift"], size)
+    network = assemble(NETWORKS["hift"], unfolded, size)
     folded = {name: value for name, value in network.state_dict().items()}
     renamed = {
         name.replace("weight_g", "parametrizations.weight.original0").replace(
@@ -172,28 +176,29 @@ def test_weight_norm_folded_unfolded_and_by_its_new_name() -> None:
         for name, value in unfolded.items()
     }
     for entries in (folded, renamed):
-        again = assemble(NETWORKS["hift"], entries).state_dict()
+        again = assemble(NETWORKS["hift"], entries, size).state_dict()
         assert all(torch.equal(again[name], value) for name, value in folded.items())
-    convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(80, 512, 7))
+    convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(80, 16, 7))
     convolution.parametrizations.weight.original0.data = unfolded["conv_pre.weight_g"]
     convolution.parametrizations.weight.original1.data = unfolded["conv_pre.weight_v"]
     torch.testing.assert_close(folded["conv_pre.weight"], convolution.weight.data)
 
 
 def test_half_a_weight_norm() -> None:
-    entries = synthetic_entries(FOLDER / "hift.keys.json")
+    entries = published_entries(NETWORKS["hift"], HiftConfig(channels=16))
     del entries["conv_pre.weight_v"]
     with pytest.raises(CheckpointError, match=r"lacks conv_pre\.weight_v"):
         assemble(NETWORKS["hift"], entries)
 
 
 def test_campplus_under_either_name_of_its_last_layer() -> None:
-    entries = synthetic_entries(FOLDER / "campplus.keys.json")
+    size = CamPlusConfig(channels=2, layers=(1, 1, 1))
+    entries = published_entries(NETWORKS["campplus"], size)
     renamed = {name.replace("xvector.dense.", "dense."): value for name, value in entries.items()}
     bare = {name: value for name, value in renamed.items() if "num_batches_tracked" not in name}
     features = torch.randn(1, 40, 80)
     assert torch.equal(
-        assemble(NETWORKS["campplus"], entries)(features), assemble(NETWORKS["campplus"], bare)(features)
+        assemble(NETWORKS["campplus"], entries, size)(features), assemble(NETWORKS["campplus"], bare, size)(features)
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from tests.support.reduced import cached
+from tests.support.reduced import cached, published_entries, reduced
 from tools.parity.fixture import synthetic_entries
 from worker.models import catalogue
 from worker.models.published import bigvgan
@@ -30,13 +30,17 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_networks_of_a_model_from_the_cache(tmp_path: Path) -> None:
+    size = reduced("tiny").dit
     content = {
-        part: {f"module.{name}": value for name, value in synthetic_entries(KEYS / f"{key}.keys.json").items()}
-        for part, key in (("cfm", "cfm_tiny"), ("length_regulator", "regulator_tiny"))
+        part: {f"module.{name}": value for name, value in entries.items()}
+        for part, entries in (
+            ("cfm", published_entries(NETWORKS["cfm_tiny"], size)),
+            ("length_regulator", synthetic_entries(KEYS / "regulator_tiny.keys.json")),
+        )
     }
     path = cached(tmp_path, "Plachta/Seed-VC", TINY)
     torch.save({"net": content, "epoch": 1}, path)
-    network = hub.load(NETWORKS["cfm_tiny"], tmp_path)
+    network = hub.load(NETWORKS["cfm_tiny"], tmp_path, size)
     assert isinstance(network, dit.DiT)
     assert torch.equal(network.t_embedder.mlp[0].bias, content["cfm"]["module.estimator.t_embedder.mlp.0.bias"])
     assert isinstance(hub.load(NETWORKS["regulator_tiny"], tmp_path), regulator.LengthRegulator)
