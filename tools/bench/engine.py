@@ -24,6 +24,7 @@ from tools.bench.capacity import capacity
 from tools.bench.models import flops, time_batch
 from tools.bench.timing import Setting, Timing, empty, fill, make_engine, matmul_ceiling, synchronise
 from worker.buckets import buckets
+from worker.main import check_device
 from worker.precision import PRECISIONS
 
 MODELS = ("nano", "tiny", "small", "base", "v2")
@@ -63,6 +64,7 @@ def main(
     """Measure batched conversion against one session after another."""
     torch.set_num_threads(threads)
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     cuda = device.startswith("cuda")
     dtype = dtype or ("bf16" if cuda else "float32")
     most = most or (256 if cuda else 8)

@@ -34,6 +34,7 @@ from tools.bench.timing import (
 )
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.v2.engine import V2Engine
+from worker.main import check_device
 from worker.precision import PRECISIONS
 
 MODELS = ("nano", "tiny", "small", "base", "v2")
@@ -62,6 +63,7 @@ def main(
 ) -> None:
     """Measure the networks of models in blocks of 0.5 s with 2.5 s of context and a prompt of 3 s."""
     torch.set_num_threads(threads)
+    check_device(device)
     sizes = [int(size) for size in batches.split(",")]
     ceiling = matmul_ceiling(device, PRECISIONS[dtype])
     click.echo(f"{device}, {dtype}, {threads} thread(s): matmul ceiling {ceiling:.3f} TFLOP/s\n")

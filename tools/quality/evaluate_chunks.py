@@ -30,6 +30,7 @@ from worker.engines.v2.commit import NEVER, Places
 from worker.engines.v2.hearing import remember
 from worker.engines.v2.pipeline import V2Pipeline
 from worker.geometry import INPUT_RATE, UNITS_A_SECOND, Geometry
+from worker.main import check_device
 from worker.models.seedvc2.flow import FlowSolver2
 from worker.models.seedvc2.model import SeedVc2
 from worker.models.seedvc2.regulator import Moments
@@ -85,6 +86,7 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Compare a stream with its recording as a whole."""
+    check_device(device)
     networks = synthetic_v2(device) if synthetic else SeedVc2().load(checkpoints)
     pipeline = V2Pipeline(networks, device=device, dtype=PRECISIONS[dtype])
     wave = np.concatenate(list(Recording(source).pieces()))[: int(seconds * INPUT_RATE)]

@@ -23,6 +23,7 @@ from worker.engines.diffusion.offline import Recording
 from worker.engines.diffusion.pipeline import Pipeline, Prompt, Prompts
 from worker.engines.diffusion.prompts import make_prompt
 from worker.geometry import UNIT_SAMPLES
+from worker.main import check_device
 from worker.models.catalogue import load_model
 from worker.models.seedvc.dit import DiT
 from worker.models.seedvc.plan import METHODS, Plan, PlannedSolver
@@ -81,6 +82,7 @@ def main(
 ) -> None:
     """Search the positions of a solver's steps."""
     torch.set_num_threads(threads)
+    check_device(device)
     pipeline = Planned(load_model(model, checkpoints), device=device, guidance=guidance)
     prompt = make_prompt(pipeline, Voice(reference.stem, "", reference), PROMPT_S)
     windows = windows_of(pipeline, [Recording(source) for source in sources])
