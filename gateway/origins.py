@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from loguru import logger
 
+from gateway.seldom import Seldom
 from shared.addresses import is_loopback
+
+_SAY_AGAIN_S = 60.0
+_SHOWN_CHARACTERS = 200
 
 
 class Origins:
@@ -20,15 +25,26 @@ class Origins:
         that name by somebody else's DNS (rebinding).
         """
         self._private = is_private
+        self._seldom = Seldom(_SAY_AGAIN_S)
         self._all = "*" in allowed
         self._allowed = {_as_browsers_write(origin) for origin in allowed}
 
     def admit(self, request: web.Request) -> bool:
-        """Whether the page that sent `request` may use the gateway."""
+        """Whether the page that sent `request` may use the gateway. If not, the log says so now and then: a page is not
+        told why its call fails."""
         origin = request.headers.get("Origin")
-        if origin is None or self._all or origin.lower() in self._allowed:
+        if origin is None or self._may(origin, request.headers.get("Host", "").lower()):
             return True
-        own = request.headers.get("Host", "").lower()
+        shown = origin[:_SHOWN_CHARACTERS]
+        if (times := self._seldom.count(shown)) is not None:
+            logger.info(
+                "a page of {!r} is refused ({} times): gateway.allowed_origins names those that may", shown, times
+            )
+        return False
+
+    def _may(self, origin: str, own: str) -> bool:
+        if self._all or origin.lower() in self._allowed:
+            return True
         try:
             page = urlsplit(origin.lower())
         except ValueError:

@@ -40,3 +40,12 @@ def test_own_pages_programs_and_listed_sites_may(allowed: list[str], headers: di
 def test_a_public_gateway_s_own_pages_may() -> None:
     request = make_mocked_request("GET", "/ws", headers={"Host": "vc.example", "Origin": "https://vc.example"})
     assert Origins([], is_private=False).admit(request)
+
+
+def test_a_refused_page_is_named_in_the_log_once_in_a_while(log: list[str]) -> None:
+    """Its browser tells neither the page nor its maker more than a number."""
+    origins = Origins([], is_private=True)
+    for site in ("http://localhost:3000", "http://localhost:3000", "http://127.0.0.1:8042"):
+        origins.admit(make_mocked_request("GET", "/ws", headers={**OWN, "Origin": site}))
+    [line] = log
+    assert "a page of 'http://localhost:3000' is refused: gateway.allowed_origins" in line
