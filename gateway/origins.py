@@ -36,10 +36,8 @@ class Origins:
         if origin is None or self._may(origin, request.headers.get("Host", "").lower()):
             return True
         shown = origin[:_SHOWN_CHARACTERS]
-        if (times := self._seldom.count(shown)) is not None:
-            logger.info(
-                "a page of {!r} is refused ({} times): gateway.allowed_origins names those that may", shown, times
-            )
+        if self._seldom.count(shown) is not None:
+            logger.info("a page of {!r} is refused: gateway.allowed_origins names those that may", shown)
         return False
 
     def _may(self, origin: str, own: str) -> bool:
