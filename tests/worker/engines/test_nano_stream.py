@@ -106,7 +106,7 @@ def followed(engine: DiffusionEngine, voice: str, pcm: Pcm) -> Pcm:
 
 
 def test_a_second_talker_stays_as_far_away_as_they_are(engine: DiffusionEngine) -> None:
-    """The same words 28 dB below: the model alone would make them 5 dB below."""
+    """The same words 28 dB below: nothing on the way makes them as loud as the others."""
     near = read_pcm(WOMAN)[: 3 * 16_000]
     far = np.round(near * 10 ** (-28 / 20)).astype(np.int16)
     out = followed(engine, "carlo", np.concatenate([near, far]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from worker.engine import Batch, StageTimes
 from worker.engines.passthrough import PassthroughEngine
 from worker.geometry import Geometry
 from worker.streaming.crossfade import sola
@@ -59,6 +60,23 @@ def test_passthrough_gives_the_input_back_later() -> None:
     delay = GEOMETRY.delay_ms * 16
     assert len(out) == len(wave)
     assert np.abs(out[delay:].astype(int) - wave[:-delay]).max() <= 1
+
+
+class Quiet(PassthroughEngine):
+    """Ten times as quiet as what it hears."""
+
+    def convert(self, batch: Batch) -> tuple[torch.Tensor, StageTimes]:
+        wave, times = super().convert(batch)
+        return 0.1 * wave, times
+
+
+@pytest.mark.parametrize(("rate", "change_db"), [(1.0, -20), (0.9, 0), (0.0, 0)])
+def test_the_level_is_the_callers_unless_the_engines_is_wanted(rate: float, change_db: float) -> None:
+    pool = StreamPool(Quiet(GEOMETRY), 1, rms_mix_rate=rate)
+    wave = speech(10)
+    out, delay = run(pool, pool.open("none"), wave), GEOMETRY.delay_ms * 16
+    said, heard = out[delay + 2 * BLOCK :].astype(float), wave[2 * BLOCK : -delay].astype(float)
+    assert 10 * np.log10(np.mean(said**2) / np.mean(heard**2)) == pytest.approx(change_db, abs=1.5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.9, 1.0])
