@@ -13,6 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.parity.fixture import synthetic_weight
+from worker.models.nano.content import NanoContent, NanoContentConfig
+from worker.models.nano.decoder import NanoDecoder, NanoDecoderConfig
+from worker.models.nano.model import NanoNetworks
+from worker.models.nano.regulator import NanoRegulator, NanoRegulatorConfig
+from worker.models.nano.style import NanoStyle, NanoStyleConfig
+from worker.models.nano.vocoder import NanoVocoder, NanoVocoderConfig
 from worker.models.published.bigvgan import BigVganConfig
 from worker.models.published.campplus import CamPlusConfig
 from worker.models.published.hift import HiftConfig
@@ -74,6 +80,20 @@ def reduced_v2() -> V2Spec:
         style=CamPlusConfig(channels=2, layers=(1, 1, 1)),
         vocoder=_BIGVGAN_22K,
     )
+
+
+def reduced_nano(width: int = 64) -> NanoNetworks:
+    """The bundled model with small networks and random weights."""
+    made = NanoNetworks(
+        NanoContent(NanoContentConfig(width=width, heads=1, inner=width, depth=1, features=8)),
+        NanoStyle(NanoStyleConfig(width=16, inner=16, depth=1)),
+        NanoRegulator(NanoRegulatorConfig(content_width=9, width=width, inner=width, depth=1)),
+        NanoDecoder(NanoDecoderConfig(width=width, inner=width, depth=1)),
+        NanoVocoder(NanoVocoderConfig(width=16, inner=16, depth=1)),
+    )
+    for part in made.parts().values():
+        part.eval().requires_grad_(False)
+    return made
 
 
 def write_hub(folder: Path, model: spec.ModelSpec | V2Spec) -> None:

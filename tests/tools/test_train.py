@@ -16,6 +16,7 @@ import tools.train.annotated
 import tools.train.running
 import tools.train.teacher
 from shared.config import ROOT
+from tests.support.reduced import reduced_nano
 from tools.train import corpus, packing, parallel
 from tools.train.__main__ import main
 from tools.train.annotated import GRID, Annotated
@@ -25,12 +26,7 @@ from tools.train.packing import Stream
 from tools.train.running import START, TEACHER, follow, load
 from tools.train.sampling import Sampler, Shape
 from tools.train.teacher import pack_tensors, unpack_tensors
-from worker.models.nano.content import NanoContent, NanoContentConfig
-from worker.models.nano.decoder import NanoDecoder, NanoDecoderConfig
 from worker.models.nano.model import NanoNetworks
-from worker.models.nano.regulator import NanoRegulator, NanoRegulatorConfig
-from worker.models.nano.style import NanoStyle, NanoStyleConfig
-from worker.models.nano.vocoder import NanoVocoder, NanoVocoderConfig
 from worker.models.published.mel import NANO
 
 RATE = 16_000
@@ -43,13 +39,11 @@ def speech(seconds: float) -> np.ndarray:
 
 
 def small() -> NanoNetworks:
-    return NanoNetworks(
-        NanoContent(NanoContentConfig(width=WIDTH, heads=1, inner=WIDTH, depth=1, features=8)),
-        NanoStyle(NanoStyleConfig(width=16, inner=16, depth=1)),
-        NanoRegulator(NanoRegulatorConfig(content_width=9, width=WIDTH, inner=WIDTH, depth=1)),
-        NanoDecoder(NanoDecoderConfig(width=WIDTH, inner=WIDTH, depth=1)),
-        NanoVocoder(NanoVocoderConfig(width=16, inner=16, depth=1)),
-    )
+    """To be trained."""
+    made = reduced_nano(WIDTH)
+    for part in made.parts().values():
+        part.train().requires_grad_(True)
+    return made
 
 
 def whisper() -> dict[str, torch.Tensor]:

@@ -85,7 +85,7 @@ def test_a_session_asks_for_its_share(tmp_path: Path, monkeypatch: pytest.Monkey
     path = index_file(None, "june", "nano")
     assert path.is_file()
     assert "features" in made.output
-    config = load(environ={}).worker.model_copy(update={"max_sessions": 4, "steps": 1})
+    config = load(environ={}).worker.model_copy(update={"max_sessions": 4, "steps": 1, "max_prompt_s": 1.5})
     engine = make_engine(config, "cpu")
     assert isinstance(engine, DiffusionEngine)
     assert engine.limits.max_retrieval == 1.0

@@ -1,11 +1,10 @@
-"""A solver call neither waits for the device nor depends on values, so it can be captured as a CUDA graph."""
+"""A solver call can be captured as a CUDA graph; `test_capturable` holds on any machine what that asks for."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from worker.models.seedvc import dit, flow
 
@@ -25,15 +24,6 @@ def inputs() -> list[Tensor]:
         torch.tensor([24, 19]),
         torch.tensor([6, 3]),
     ]
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_a_call_reads_no_value_on_the_host(kind: str) -> None:
-    solve = flow.FlowSolver(dit.DiT(CONFIGS[kind]).eval(), steps=2)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)  # a tensor without values: reading one raises
-    with mode:
-        out = solve(*(mode.from_tensor(tensor) for tensor in inputs()))
-    assert out.shape == (2, 8, 24)
 
 
 @pytest.mark.gpu
