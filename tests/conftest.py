@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="make test-thorough runs it"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """What tests fork is forked from a process that has imported what they have, and nothing is open yet."""
+    if "tests.support.forked" in sys.modules and not session.config.option.collectonly:
+        sys.modules["tests.support.forked"].start_server()
 
 
 @pytest.fixture

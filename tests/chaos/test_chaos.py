@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tests.support.preloaded  # noqa: F401
 from tests.chaos.overload import overload
 from tests.chaos.scenarios import SELECTION, run
 from tests.chaos.signals import MARK, RATE, check, voice_of

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+import tests.support.preloaded  # noqa: F401
 from shared.addresses import free_port
 from shared.config import ROOT
 from tests.support.forked import Forked, run_module, start_module

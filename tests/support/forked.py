@@ -8,11 +8,14 @@ turn. That the programs start by themselves is seen by tests/e2e/test_wheel.py a
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,8 +34,37 @@ from shared.stopping import stopping_signals
 
 _context = multiprocessing.get_context("forkserver")
 _from_here = multiprocessing.get_context("fork")
+_context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.preloaded"])
-atexit.register(multiprocessing.forkserver._forkserver._stop)  # and is waited for: its time counts as the tests'
+_server = multiprocessing.forkserver._forkserver
+atexit.register(_server._stop)  # and is waited for: its time counts as the tests'
+
+
+def start_server() -> None:
+    """The process that they are forked from, itself forked from this one, which has imported what its tests need. To
+    be called before any test runs: what is open then stays open in all of them. Otherwise it is started anew."""
+    alive, held = os.pipe()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
+        listener.listen()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.close(held)
+                _serve(listener.fileno(), alive)
+            finally:
+                os._exit(0)
+        os.close(alive)
+        _server._forkserver_address = listener.getsockname()
+    _server._forkserver_alive_fd, _server._forkserver_pid = held, pid
+
+
+def _serve(listener: int, alive: int) -> None:
+    if (hub := sys.modules.get("huggingface_hub.constants")) is not None:
+        hub.HF_HUB_OFFLINE = True  # nothing that is forked asks a network
+    gc.collect()
+    gc.freeze()  # what is here is not looked through again in any of them
+    multiprocessing.forkserver.main(listener, alive, [])
 
 
 class Forked:

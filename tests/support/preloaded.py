@@ -1,12 +1,9 @@
-"""Everything that the service's programs import, in the process that `tests.support.forked` forks them from."""
+"""Everything that the service's programs import. Who forks them imports this: what `tests.support.forked` forks has
+it then, and imports nothing again."""
 
 from __future__ import annotations
 
-import gc
-import os
 from contextlib import suppress
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when its library is imported: nothing that is forked may ask a network
 
 import worker.engines.diffusion.engine
 import worker.engines.passthrough
@@ -16,6 +13,3 @@ import worker.main  # noqa: F401
 
 with suppress(ImportError):
     import aiortc  # noqa: F401
-
-gc.collect()
-gc.freeze()  # what is here is not looked through again in any of them

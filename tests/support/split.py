@@ -24,6 +24,8 @@ import pytest
 from _pytest._io import TerminalWriter
 from _pytest.capture import CaptureManager, FDCapture
 
+from tests.support.forked import start_server
+
 LOWEST = 19
 _fork = multiprocessing.get_context("fork")
 
@@ -91,6 +93,7 @@ def run(session: pytest.Session, files: Iterator[Items], nice: int, number: int,
     factory._basetemp.mkdir(mode=0o700)
     config.pluginmanager.getplugin("terminalreporter")._tw = TerminalWriter(io.StringIO())
     config.pluginmanager.register(Sender(config, out))
+    start_server()
     items = next(files, None)
     while items is not None:
         for item, following in zip(items, [*items[1:], None], strict=True):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tests.support.preloaded  # noqa: F401
 import worker.engines.passthrough
 import worker.main
 import worker.serving.link
