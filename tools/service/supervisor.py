@@ -196,7 +196,8 @@ class Supervisor:
                 time.sleep(0.02)
         for child in self._children:
             if child.process is not None and child.process.poll() is None:
-                logger.warning("{} (pid {}) did not end in time: killed", child.name, child.process.pid)
+                why = "was to end at once" if self._signals > 1 else "did not end in time"
+                logger.warning("{} (pid {}) {}: killed", child.name, child.process.pid, why)
                 child.process.kill()
             if child.process is not None:
                 child.process.wait()

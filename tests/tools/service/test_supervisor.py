@@ -181,6 +181,8 @@ def test_a_second_signal_kills_at_once(start: Start) -> None:
     running.process.terminate()
     assert running.process.wait(5) == 0
     assert all(gone(pid) for pid in pids)
+    assert "was to end at once: killed" in running.text()
+    assert "in time" not in running.text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
