@@ -22,7 +22,7 @@ def test_is_cleared_away(broken): pass
 SERIAL = """
 import os, pytest
 pytestmark = pytest.mark.serial
-def test_first(): assert os.nice(0) < 19
+def test_first(): assert os.nice(0) == int(os.environ["NICE"])
 @pytest.mark.skip(reason="not today")
 def test_second(): pass
 """
@@ -36,7 +36,8 @@ def run(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "."],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if "PYTEST" not in name} | {"PYTHONPATH": str(ROOT)},
+        env={name: value for name, value in os.environ.items() if "PYTEST" not in name}
+        | {"PYTHONPATH": str(ROOT), "NICE": str(os.nice(0))},
         text=True,
         capture_output=True,
         check=False,
