@@ -17,13 +17,14 @@ from shared.extras import advice
 from shared.settings import Config
 
 
-class Command(click.Command):
+class _Explained(click.Command):
     """Turns what only an operator can mend into one message and `CONFIG_EXIT`: a wrong configuration, a package that
     this installation was made without. ``-h`` helps as ``--help`` does."""
 
     def __init__(self, *arguments: Any, extra: str = "all", **options: Any) -> None:
         """extra: of setup.cfg, which brings what the command needs."""
-        super().__init__(*arguments, **_with_short_help(options))
+        options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
+        super().__init__(*arguments, **options)
         self._extra = extra
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -40,18 +41,14 @@ class Command(click.Command):
         sys.exit(CONFIG_EXIT)
 
 
-class Group(click.Group):
-    """Commands under one name."""
+class Command(_Explained):
+    """One command."""
+
+
+class Group(_Explained, click.Group):
+    """Commands under one name, which may do something by itself."""
 
     command_class = Command
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **_with_short_help(options))
-
-
-def _with_short_help(options: dict[str, Any]) -> dict[str, Any]:
-    options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
-    return options
 
 
 def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -63,6 +64,25 @@ def test_every_program_is_among_them() -> None:
     programs = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__", "demo"}  # demo starts others
     programs |= {path.parent.name for path in (ROOT / "tools").glob("*/__main__.py")}
     assert programs == set(NEEDS)
+
+
+@pytest.mark.parametrize("group", ["voices", "models"])
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [({}, "{group} needs "), ({"FASTVC_GATEWAY__PROT": "1"}, "FASTVC_GATEWAY__PROT: gateway.prot: unknown key")],
+    ids=["an extra is missing", "a key is wrong"],
+)
+def test_a_group_that_lists_by_itself_says_it_as_its_commands_do(
+    without: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], group: str, environ: dict[str, str], said: str
+) -> None:
+    for library in ("soundfile", "torch"):
+        without.setitem(sys.modules, library, None)
+    for name, value in environ.items():
+        without.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("tools.service.cli").main([group])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"fast-vc: {said.format(group=group)}")
 
 
 def test_a_clone_that_was_never_installed_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from shared.errors import ConfigError
 from shared.options import Group, load_options, profile_options
 
 
-@click.group(cls=Group, invoke_without_command=True)
+@click.group(cls=Group, extra="worker", invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
     """Show and fetch published models. Without a command: list."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker.voices import Voice
 
 
-@click.group(cls=Group, invoke_without_command=True)
+@click.group(cls=Group, extra="worker", invoke_without_command=True)
 @click.pass_context
 def voices(context: click.Context) -> None:
     """Show, add and remove voices. Without a command: list."""
