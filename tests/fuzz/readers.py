@@ -56,7 +56,7 @@ _FIRST = [
 ]
 _CONTROL = [b'{"type":"end"}', b'{"type":"lost","count":3}', b'{"type":"ack","heard":7}', b'{"type":"ping"}', b"{}"]
 _CODES = {"INVALID_CONFIG", "AUTH_FAILED", "INVALID_AUDIO"}
-_CONFIG = b"gateway:\n  port: 8042\n  allowed_origins: [a, 'b']\nworker: {model: nano}\n"
+_CONFIG = b"gateway:\n  port: 8042\n  allowed_origins: ['*', 'https://b.example']\nworker: {model: nano}\n"
 _STATE = {"role": "gateway", "pid": 1, "started": 1.0, "host": "h", "port": 1, "link_port": 2}
 
 
