@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.addresses import is_loopback
-from shared.values import Device, Loopback, Origin, Port, Seconds, UnitMs
+from shared.values import Device, IceUrl, Loopback, Origin, Port, Published, Seconds, UnitMs
 
 DEMO_KEY = "fast-vc-demo-key"  # known to everyone: of use on loopback alone
 
@@ -28,7 +28,7 @@ class GatewayConfig(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8042
-    published: list[Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]] = []
+    published: list[Published] = []
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 64
     simple_protocol: Loopback = "loopback"
@@ -208,7 +208,7 @@ class VoicesConfig(Section):
 class IceServer(Section):
     """A STUN or TURN server, as browsers have it."""
 
-    urls: list[Annotated[str, Field(pattern=r"^(stun|turn|turns):\S+$")]]
+    urls: list[IceUrl]
     username: str | None = None
     credential: str | None = None
 

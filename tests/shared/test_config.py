@@ -139,7 +139,9 @@ def test_environment_overrides_the_profile_and_names_it() -> None:
         ("FASTVC_WORKER__VAD_OFF", "0.9", ["worker", "vad_off = 0.9 must not exceed vad_on = 0.5"]),
         ("FASTVC_WORKER__DIT_LEFT_MS", "9000", ["worker", "dit_left_ms = 9000 must not exceed left_ms"]),
         ("FASTVC_WORKER__GATHER_MS", "11", ["worker.gather_ms", "10"]),
-        ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device", "'gpu'"]),
+        ("FASTVC_WORKER__DEVICE", "gpu", ["worker.device: must be cpu, cuda or cuda:NUMBER, got 'gpu'"]),
+        ("FASTVC_GATEWAY__PUBLISHED", "[abc]", ["gateway.published.0: must be HOST:PORT, got 'abc'"]),
+        ("FASTVC_WEBRTC__ICE_SERVERS", "[{urls: [a]}]", ["urls.0: must be stun:HOST[:PORT], turn:"]),
         (
             "FASTVC_WORKERS",
             "2",
