@@ -121,21 +121,24 @@ def start_module(module: str, *arguments: str, environ: Mapping[str, str], out: 
     return Forked(_run_module, module, arguments, environ=environ, out=out)
 
 
-def run_here(run: Callable[..., object], *arguments: Any) -> subprocess.CompletedProcess[str]:
+def run_module(module: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """`start_module`, until it ends."""
+    return run(_run_module, module, arguments, environ=environ)
+
+
+def run_here(function: Callable[..., object], *arguments: Any) -> subprocess.CompletedProcess[str]:
     """In a process forked from this one, until it ends."""
+    return run(function, *arguments, environ=os.environ, from_here=True)
+
+
+def run(
+    function: Callable[..., object], *arguments: Any, environ: Mapping[str, str], from_here: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Until it ends; as `Forked`."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        code = Forked(run, *arguments, environ=os.environ, out=out, err=err, from_here=True).wait(60)
-        return subprocess.CompletedProcess([str(run)], code, out.read_text(), err.read_text())
-
-
-def run_module(module: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """`start_module`, until it ends; what it printed to either output is in both of the result's."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        code = start_module(module, *arguments, environ=environ, out=out).wait(60)
-        said = out.read_text()
-    return subprocess.CompletedProcess([module, *arguments], code, said, said)
+        code = Forked(function, *arguments, environ=environ, out=out, err=err, from_here=from_here).wait(100)
+        return subprocess.CompletedProcess([str(function)], code, out.read_text(), err.read_text())
 
 
 class _Child:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from importlib import import_module
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from shared.config import ROOT, WorkerConfig
+from shared.config import WorkerConfig
+from tests.support.forked import run
 from worker.factory import ENGINES
 from worker.models.catalogue import MODULES, model_named
 
-_IMPORTED = """
-import sys
-import worker.main
-from shared.config import WorkerConfig
-from worker.factory import make_engine
-for model in sys.argv[1:]:
-    make_engine(WorkerConfig(model=model, right_ms=60), "cpu")
-    print("\\n".join(f"{model} {name}" for name in sys.modules))
-from worker.models.seedvc.spec import NETWORKS
-NETWORKS["whisper"].blank(NETWORKS["whisper"].config({}))  # has embeddings
-print("\\n".join(f"later {name}" for name in sys.modules))
-"""
+OURS = ("worker", "shared", "gateway", "tools", "tests", "torch._dynamo", "torch._inductor")
+
+
+def _import(models: tuple[str, ...]) -> None:
+    """Prints what is imported by and by, as in a process that has imported none of `OURS`."""
+    for name in [name for name in sys.modules if name.startswith(OURS)]:
+        del sys.modules[name]
+    config: Any = import_module("shared.settings").WorkerConfig
+    import_module("worker.main")
+    for model in models:
+        import_module("worker.factory").make_engine(config(model=model, right_ms=60), "cpu")
+        print("\n".join(f"{model} {name}" for name in sys.modules))
+    whisper = import_module("worker.models.seedvc.spec").NETWORKS["whisper"]
+    whisper.blank(whisper.config({}))  # has embeddings
+    print("\n".join(f"later {name}" for name in sys.modules))
 
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, set[str]]:
     """Modules that a worker has imported once the engine of a model is made after those before it, and ``later``."""
-    command = [sys.executable, "-c", _IMPORTED, "shift", "passthrough", "nano"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    done = run(_import, ("shift", "passthrough", "nano"), environ=os.environ)
+    assert done.returncode == 0, done.stderr
     modules: dict[str, set[str]] = {}
-    for when, name in (line.split(" ", 1) for line in said):
+    for when, name in (line.split(" ", 1) for line in done.stdout.splitlines()):
         modules.setdefault(when, set()).add(name)
     return modules
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 
+from tests.support.forked import run
 from worker.models import fused
+
+
+def _interpret() -> None:
+    """In a process whose Triton is not yet imported, but for what is compiled of it."""
+    for name in [name for name in sys.modules if name.startswith("triton") and not name.startswith("triton._C")]:
+        del sys.modules[name]
+    import_module("tests.support.interpreted").main()
 
 
 @pytest.fixture(scope="module")
 def errors() -> Any:
     pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.interpreted"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(_interpret, environ=os.environ | {"TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
