@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants, file_download
 
-from shared.config import ROOT
+from tests.support.forked import run
 from tests.support.hub import Hub, serving
 from tools.service.cli import main
 from worker.models.catalogue import model_named
@@ -96,14 +96,20 @@ def test_the_command_names_licences_and_asks_once(server: Hub, tmp_path: Path, m
     assert "[y/N]" not in again.output
 
 
+def _fetch() -> None:
+    """``fast-vc models fetch`` in a process that has not yet imported the library, nor what does."""
+    for name in [name for name in sys.modules if name.startswith(("huggingface_hub", "tools", "worker"))]:
+        del sys.modules[name]
+    import_module("tools.service.cli").main(["models", "fetch", "tiny", "--yes"])
+
+
 def test_a_mirror_is_taken_from_the_environment(tmp_path: Path) -> None:
     """By a process of its own: ``HF_ENDPOINT`` is read when the library is imported."""
     files = {f"{one.layout.repository}/{file}": WEIGHTS for one in TINY for file in one.layout.files}
     with serving(Hub(files)) as mirror:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": mirror.url, "FASTVC_WORKER__CHECKPOINTS_DIR": str(tmp_path)}
-        command = [sys.executable, "-m", "tools.service.cli", "models", "fetch", "tiny", "--yes"]
-        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        ended = run(_fetch, environ=environment)
     assert ended.returncode == 0, ended.stderr
     assert "tiny: 4 files, 1 MB" in ended.stdout
     assert "[y/N]" not in ended.stdout
