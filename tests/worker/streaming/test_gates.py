@@ -77,6 +77,8 @@ def test_rows_of_any_phase_hear_what_they_hear_alone(block: int) -> None:
         """Decisions of slot 1; with company, the others are ``late`` blocks behind it and hear something else."""
         gate = SileroGate(4, hangover_blocks=0, on=0.5, off=0.5)
         gate.open(1)
+        gate.hear([1], wave[None, 8_000:16_100])  # of a session before, which is forgotten
+        gate.open(1)
         said = []
         for number, newest in enumerate(wave.unfold(0, block, block)):
             here = [1, *(slot for slot in slots if number >= late)]
