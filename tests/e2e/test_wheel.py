@@ -25,7 +25,12 @@ from tools.service.supervisor import local_children
 
 from .conftest import Serve
 
-QUICK = {"WORKER__MAX_BATCH": 1, "WORKER__WARM_UP_S": 1, "GATEWAY__LATENCY_BUDGET_MS": 60_000}  # on any machine
+QUICK = {  # on any machine
+    "WORKER__MAX_BATCH": 1,
+    "WORKER__WARM_UP_S": 1,
+    "GATEWAY__LATENCY_BUDGET_MS": 60_000,
+    "WEBRTC__ENABLED": "false",
+}
 PACKAGES = ("config", "gateway", "shared", "tools", "worker")
 
 
