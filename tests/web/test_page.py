@@ -47,8 +47,10 @@ def check_no_fault(visit: Visit) -> None:
 
 def check_converted(visit: Visit, talk_s: float) -> None:
     check_no_fault(visit)
-    sounding = np.flatnonzero(np.abs(visit.output) > 1e-3)
-    assert np.ptp(sounding) / visit.rate > 0.7 * talk_s  # nearly all of it came
+    sounding, spoken = (np.flatnonzero(np.abs(wave) > 1e-3) for wave in (visit.output, visit.input))
+    # nearly all of it came; a machine too slow for the browser records less of both, since both are one node's
+    assert np.ptp(spoken) / visit.rate > 0.3 * talk_s
+    assert np.ptp(sounding) > 0.8 * np.ptp(spoken)
     began_s = sounding[0] / visit.rate
     assert abs(level_db(heard(visit, began_s)) - level_db(visit.input)) < 9
     ratio = pitch_hz(heard(visit, began_s), visit.rate) / pitch_hz(visit.input, visit.rate)
