@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import messages as m
@@ -78,19 +78,16 @@ def decodes_or_refuses(frame: bytes) -> None:
             decode(frame)
 
 
-@settings(max_examples=400)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_never_do_more_than_be_refused(frame: bytes) -> None:
     decodes_or_refuses(frame)
 
 
-@settings(max_examples=400)
 @given(anything)
 def test_arbitrary_msgpack_never_does_more_than_be_refused(content: Any) -> None:
     decodes_or_refuses(msgpack.packb(content))
 
 
-@settings(max_examples=400)
 @given(st.one_of(from_worker, from_gateway), st.data())
 def test_a_valid_message_with_one_field_changed(message: Any, data: st.DataObject) -> None:
     content = msgpack.unpackb(m.encode(message))
@@ -98,7 +95,6 @@ def test_a_valid_message_with_one_field_changed(message: Any, data: st.DataObjec
     decodes_or_refuses(msgpack.packb(content))
 
 
-@settings(max_examples=300)
 @given(st.one_of(from_worker, from_gateway), st.data())
 def test_a_valid_frame_with_one_byte_changed_or_cut(message: Any, data: st.DataObject) -> None:
     frame = bytearray(m.encode(message))
