@@ -42,7 +42,7 @@ atexit.register(_server._stop)  # and is waited for: its time counts as the test
 
 def start_server() -> None:
     """The process that they are forked from, itself forked from this one, which has imported what its tests need. To
-    be called before any test runs: what is open then stays open in all of them. Otherwise it is started anew."""
+    be called before any test runs, while it has no threads. Where it is not called, one is started anew."""
     alive, held = os.pipe()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
@@ -60,6 +60,10 @@ def start_server() -> None:
 
 
 def _serve(listener: int, alive: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/dev/fd")):  # who waits for the tests to end shall not wait for what is forked
+        if number not in (listener, alive, nothing):
+            os.dup2(nothing, number, inheritable=number < 3)  # not closed: who holds it here may close it
     if (hub := sys.modules.get("huggingface_hub.constants")) is not None:
         hub.HF_HUB_OFFLINE = True  # nothing that is forked asks a network
     gc.collect()
