@@ -30,6 +30,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         sys.modules["tests.support.forked"].start_server()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What torch draws without a generator is the same whichever tests ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture
 def log() -> Iterator[list[str]]:
     """What the test's own process logs: ``LEVEL message``."""
