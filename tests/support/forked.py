@@ -32,12 +32,20 @@ from loguru import logger
 import tools.service.supervisor
 from shared.stopping import stopping_signals
 
-_context = multiprocessing.get_context("forkserver")
 _from_here = multiprocessing.get_context("fork")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.preloaded"])
 _server = multiprocessing.forkserver._forkserver
-atexit.register(_server._stop)  # and is waited for: its time counts as the tests'
+
+
+@atexit.register
+def _stop_server() -> None:
+    """It is waited for, so that its time counts as the tests'. What a test has left is told to end."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+    if _server._forkserver_pid is not None:
+        os.kill(_server._forkserver_pid, signal.SIGTERM)
+        os.waitpid(_server._forkserver_pid, 0)
 
 
 def start_server() -> None:
@@ -89,7 +97,8 @@ class Forked:
         of its own, and wants none of this one's."""
         context = _from_here if from_here else _context
         self._process = context.Process(
-            target=_in_own_environment, args=(dict(environ), out, err or out, run, arguments)
+            target=_in_own_environment,
+            args=(dict(environ), out, err or out, run, arguments),
         )
         self._process.start()
         assert self._process.pid is not None
