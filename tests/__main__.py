@@ -14,7 +14,7 @@ import time
 
 from tests.support.split import LOWEST
 
-PROCESSES = "3"  # one more than cores: many tests wait for sockets
+PROCESSES = "2"  # beside the serial tests and the checks: a third would spend more on taking turns than it gains
 TESTS = ["pytest", "-p", "tests.support.split", "--processes", PROCESSES, "-rs"]
 THREADS = "1"  # of torch in each: they share two cores
 CHECKS = {

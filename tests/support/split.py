@@ -52,7 +52,8 @@ class Split:
         serial = [item for item in session.items if item.get_closest_marker("serial")]
         others = [item for item in session.items if not item.get_closest_marker("serial")]
         files = [list(items) for _, items in groupby(others, key=lambda item: item.path)]
-        files.reverse()  # the networks' are the longest
+        # From both ends: the networks' compute, the services' wait, and small ones in the middle end it.
+        files = [file for pair in zip(files[::-1], files, strict=True) for file in pair][: len(files)]
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # one for all
         read, write = os.pipe()  # numbers of files that nobody has taken yet, two bytes each
         os.write(write, b"".join(number.to_bytes(2) for number in range(len(files))))
