@@ -1,7 +1,7 @@
 """``python -m tests``: everything that must hold before a change lands, and how long it took.
 
 Tests marked ``serial`` (calls in real time, whose answers must not be late) run one after another; they mostly wait.
-What they leave of the processor goes to everything else, at the lowest priority: the other tests on three processes,
+What they leave of the processor goes to everything else: the other tests on two processes,
 file by file (`tests.support.split`), lint and types.
 """
 
@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 
-from tests.support.split import LOWEST
-
 PROCESSES = "2"  # beside the serial tests and the checks: a third would spend more on taking turns than it gains
 TESTS = ["pytest", "-p", "tests.support.split", "--processes", PROCESSES, "-rs"]
+LOWEST = 19
 THREADS = "1"  # of torch in each: they share two cores
 CHECKS = {
     "ruff check": ["ruff", "check", "."],

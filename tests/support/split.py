@@ -2,7 +2,7 @@
 
 A process of its own would take five seconds of a core to import what the tests need and to find 1,900 of them. Tests
 marked ``serial`` have one process for themselves, at the priority of whoever started pytest; the others' files are
-taken in turns by ``N`` processes at the lowest.
+taken in turns by ``N`` processes that give way to it, but are not starved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from _pytest.capture import CaptureManager, FDCapture
 
 from tests.support.forked import start_server
 
-LOWEST = 19
+GIVES_WAY = 10  # at 19 a slow machine let nothing else run for ten seconds, and links were given up as silent
 _fork = multiprocessing.get_context("fork")
 
 Items = list[pytest.Item]
@@ -61,7 +61,7 @@ class Split:
         lanes: dict[Connection, BaseProcess] = {}
         begin(lanes, session, iter([serial] if serial else []), 0)
         for _ in range(self.processes):
-            begin(lanes, session, taken(read, files), LOWEST)
+            begin(lanes, session, taken(read, files), GIVES_WAY)
         os.close(read)
         try:
             replay(session, lanes)
