@@ -14,7 +14,7 @@ run: venv
 test: venv
 	$(BIN)/python -m tests
 
-# What `make test` has no time for (tests/support/tiers.py): networks in their published sizes, and more.
+# What `make test` has no time for (tests/support/tiers.py): networks in their published sizes, and more. A minute.
 test-thorough: venv
 	OMP_NUM_THREADS=1 TEST_THOROUGH=1 $(BIN)/python -m pytest -p tests.support.split --processes 2 -m thorough
 

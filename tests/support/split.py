@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -55,6 +56,8 @@ class Split:
         # From both ends: the networks' compute, the services' wait, and small ones in the middle end it.
         files = [file for pair in zip(files[::-1], files, strict=True) for file in pair][: len(files)]
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # one for all
+        gc.collect()
+        gc.freeze()  # what was imported is not looked through again in any of them
         read, write = os.pipe()  # numbers of files that nobody has taken yet, two bytes each
         os.write(write, b"".join(number.to_bytes(2) for number in range(len(files))))
         os.close(write)

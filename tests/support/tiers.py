@@ -1,7 +1,8 @@
 """Which tests are everybody's, and which are for a machine with time.
 
 ``make test`` is for four minutes on two slow cores. What it cannot afford there is marked ``thorough``: ``make
-test-thorough`` runs that, and continuous integration runs both. Who touches a network runs both, too.
+test-thorough`` runs that, and continuous integration runs both. Thorough are the networks in their published sizes, the
+solver's whole tables, what a CUDA graph can hold, and a run of the training: who touches these runs both, too.
 """
 
 from __future__ import annotations

@@ -131,6 +131,7 @@ def test_batches_stay_within_their_streams(packed: Path):
     )
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_weights_that_load(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (tools.train.teacher, tools.train.annotated):
         monkeypatch.setattr(module, "WIDTH", WIDTH)

@@ -18,6 +18,7 @@ from worker.models.nano import networks
 from worker.models.seedvc import spec
 
 STEPS = 2
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
