@@ -63,7 +63,7 @@ class Quotas:
         for gateway in settled:
             account = self._accounts[gateway]
             more = min(wanted[gateway], account.bound + room)
-            if account.confirmed and room > 0 and more > account.sent:
+            if account.confirmed and room >= 0 and more > account.sent:  # what it has already takes no room
                 room -= max(0, more - account.bound)
                 account.sent, account.confirmed = more, False
                 account.bound = max(account.bound, more)
