@@ -133,7 +133,8 @@ class Call:
         await self._claim(self._request.session_id)
         reference = await self._context.references.of(self._request, self.principal.name)
         opening = open_session(self._request, reference, self._context, self._observers)
-        self._stream, self._spec = (stream := opening.stream), opening.stream.spec
+        self._stream = stream = opening.stream
+        self._spec = stream.spec
         reservation.release()
         try:
             await self._await_opened(stream)

@@ -8,7 +8,6 @@ taken in turns by ``N`` processes that give way to it, but are not starved.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import io
 import multiprocessing
@@ -145,23 +144,24 @@ def replay(session: pytest.Session, lanes: dict[Connection, BaseProcess]) -> Non
     while lanes:
         for lane in wait(list(lanes)):
             assert isinstance(lane, Connection)
-            with contextlib.suppress(EOFError):
+            try:
                 said = lane.recv()
-                if said is None:
-                    lanes.pop(lane).join()
-                elif isinstance(said, str):
-                    running[lane] = said
-                else:
-                    nodeid, location, reports = said
-                    hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
-                    for data in reports:
-                        report = hook.pytest_report_from_serializable(config=config, data=data)
-                        hook.pytest_runtest_logreport(report=report)
-                    hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+            except EOFError:
+                process = lanes.pop(lane)
+                process.join()
+                session.shouldfail = f"a process ended with {process.exitcode} in {running.get(lane, 'no test')}"
                 continue
-            process = lanes.pop(lane)
-            process.join()
-            session.shouldfail = f"a process ended with {process.exitcode} in {running.get(lane, 'no test')}"
+            if said is None:
+                lanes.pop(lane).join()
+            elif isinstance(said, str):
+                running[lane] = said
+            else:
+                nodeid, location, reports = said
+                hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+                for data in reports:
+                    report = hook.pytest_report_from_serializable(config=config, data=data)
+                    hook.pytest_runtest_logreport(report=report)
+                hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:

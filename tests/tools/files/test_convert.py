@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from huggingface_hub import constants
 
 from shared.config import ROOT
 from tests.support.reduced import reduced, write_hub
@@ -28,22 +27,17 @@ from worker.models.seedvc import spec
 from worker.recordings import Recording
 from worker.voices import Voice
 
-SAMPLE = ROOT / "worker/assets/samples/sample.flac"
-REFERENCE = "june.wav"  # beside the models: the voice of this name, for a second and a half
+from .conftest import REFERENCE, SAMPLE, hub_alone
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hub")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.delenv("HF_HUB_CACHE", raising=False)
+    with hub_alone(folder) as patch:
         for name in ("tiny", "small"):
             patch.setitem(spec.SPECS, name, reduced(name))  # type: ignore[arg-type]
             write_hub(folder, spec.SPECS[name])
         patch.setattr(convert_module, "load_model", cache(load_model))  # each model from its files once
-        wave, rate = soundfile.read(ROOT / "worker/assets/voices/june.flac")
-        soundfile.write(folder / REFERENCE, wave[rate // 2 : 2 * rate], rate)
         yield folder
 
 

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from huggingface_hub import constants
 
-from shared.config import ROOT
 from tests.support.reduced import reduced_v2, write_hub
 from tools.files import v2
 from tools.files.convert import main
@@ -21,8 +19,7 @@ from worker.engines.v2 import restyle
 from worker.models.catalogue import FineTuned
 from worker.models.seedvc2.model import SeedVc2, V2Networks
 
-SAMPLE = ROOT / "worker/assets/samples/sample.flac"
-REFERENCE = "june.wav"  # beside the models: the voice of this name, for a second and a half
+from .conftest import REFERENCE, SAMPLE, hub_alone
 
 
 class Kept(SeedVc2):
@@ -40,14 +37,10 @@ def kept(folder: Path, own: FineTuned | None, style: bool) -> V2Networks:
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hub")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.delenv("HF_HUB_CACHE", raising=False)
+    with hub_alone(folder) as patch:
         patch.setattr(v2, "MODEL", Kept(reduced_v2()))
         patch.setattr(restyle, "MAX_TOKENS", 40)  # random weights know no end
         write_hub(folder, reduced_v2())
-        wave, rate = soundfile.read(ROOT / "worker/assets/voices/june.flac")
-        soundfile.write(folder / REFERENCE, wave[rate // 2 : 2 * rate], rate)
         yield folder
 
 
